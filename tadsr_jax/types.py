@@ -1,0 +1,79 @@
+"""The five nouns that the rooms of this package share; no logic.
+
+Batch        what the data pipeline yields           TrainState   what a checkpoint holds
+Recipe       what a method adds to the one training step
+Family       the words a recipe may use about a model: networks, schedule, encode, decode, predict
+Bundle       a model ready to use, saved to and loaded from one folder
+Arrays are NHWC, pictures float32 RGB in [-1, 1]. Notation: docs/notation.md.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import flax.struct
+import jax
+
+Array = jax.Array
+PyTree = Any
+
+
+@flax.struct.dataclass
+class Batch:
+    """What the data pipeline yields, s being the scale of the task (4 for x4)."""
+
+    lq: Array  # (b, h, w, 3) float32 in [-1, 1], degraded
+    gt: Array  # (b, s h, s w, 3) float32 in [-1, 1]
+    extra: dict = flax.struct.field(default_factory=dict)  # e.g. "mask", or teacher targets made earlier: "eps", "z_tea"
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a checkpoint holds beside the data position, and nothing else."""
+
+    step: Array  # () int32: optimiser updates so far, skipped ones included
+    key: Array  # raw data of the run's key; step n uses fold_in(key, n), so nothing can be lost on resume
+    params: dict[str, PyTree]  # "student" and, where adversarial, "discriminator": what learns
+    stats: dict[str, PyTree]  # state of the same networks that no gradient moves: spectral-norm vectors
+    opt_state: dict[str, PyTree]
+    ema: PyTree  # average of params["student"]
+    skipped: Array  # () int32: steps left out because a loss or gradient was not finite
+    skipped_in_row: Array  # () int32: how many of them were the last ones, in a row
+
+
+class Recipe(NamedTuple):
+    """What a method adds to the one training step (`train.train_step`): pure functions of explicit arrays."""
+
+    adds: dict[str, nn.Module]  # networks of the method, not of the model: its discriminator
+    frozen: tuple[str, ...]  # fixed networks that it reads: ("teacher", "autoencoder"), ...
+    draw: Callable  # (key, student, frozen, batch) -> draws: every random number and fixed target; no gradient
+    generate: Callable  # (student, frozen, batch, draws) -> outputs: all that the student produces, run once
+    student_loss: Callable  # (outputs, discriminator, stats, frozen, batch, draws) -> (scalar, (logs, stats))
+    discriminator_loss: Callable | None = None  # (discriminator, stats, outputs, frozen, batch, draws) -> the same
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """The words a recipe may use about a model; functions of explicit parameters."""
+
+    networks: dict[str, nn.Module]  # name -> linen module; init, convert and bundles iterate over this
+    schedule: Any  # tables and formulas of the diffusion: diffusion.shift.ShiftSchedule
+    scale: int  # output pixels per input pixel, along one side
+    multiple: int  # sides of lq must be multiples of this
+    encode: Callable  # (frozen, image) -> z
+    decode: Callable  # (frozen, z) -> image
+    condition: Callable  # (frozen, lq, extra) -> pytree for the denoiser, "z_y" among it
+    predict_z0: Callable  # (denoiser params, z_t, t, condition) -> z0
+    features: Callable  # same arguments -> [feature maps of the denoiser's encoder], for discriminators
+    init: Callable  # key -> {"denoiser": params, "autoencoder": params}, jitted inside eval_shape or jit
+    sample: Callable  # (params, lq, noise, *, steps) -> image: what a user runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A model ready to use: loaded from, or to be saved to, one folder."""
+
+    family: Family
+    params: dict[str, PyTree]  # "student" and the frozen networks that sampling reads
+    info: dict  # bundle.json: family, recipe, scale, config, steps, sources, licences, versions

@@ -43,17 +43,20 @@ class TrainState:
 
 
 class Recipe(NamedTuple):
-    """What a method adds to the one training step (`train.train_step`): pure functions of explicit arrays."""
+    """What a method adds to the one training step (`train.train_step`): pure functions of explicit arrays.
 
-    adds: dict[str, nn.Module]  # networks of the method, not of the model: its discriminator
+    A loss returns (batch mean, (logs, stats)); logs are {name: array with the batch in front}, for the step to average.
+    """
+
+    adds: dict[str, Callable]  # networks of the method, not of the model: name -> (key, outputs, draws) -> variables
     frozen: tuple[str, ...]  # fixed networks that it reads: ("teacher", "autoencoder"), ...
-    draw: Callable  # (key, student, frozen, batch) -> draws: every random number and fixed target; no gradient
+    draw: Callable  # (key, frozen, batch) -> draws: every random number and every fixed target; no gradient
     generate: Callable  # (student, frozen, batch, draws) -> outputs: all that the student produces, run once
     student_loss: Callable  # (outputs, discriminator, stats, frozen, batch, draws) -> (scalar, (logs, stats))
     discriminator_loss: Callable | None = None  # (discriminator, stats, outputs, frozen, batch, draws) -> the same
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: a family can be a static argument of jit
 class Family:
     """The words a recipe may use about a model; functions of explicit parameters."""
 
@@ -64,13 +67,13 @@ class Family:
     encode: Callable  # (frozen, image) -> z
     decode: Callable  # (frozen, z) -> image
     condition: Callable  # (frozen, lq, extra) -> pytree for the denoiser, "z_y" among it
-    predict_z0: Callable  # (denoiser params, z_t, t, condition) -> z0
+    predict_z0: Callable  # (denoiser params, z_t, t, condition, chain=schedule) -> z0; chain: a respaced schedule
     features: Callable  # same arguments -> [feature maps of the denoiser's encoder], for discriminators
     init: Callable  # key -> {"denoiser": params, "autoencoder": params}, jitted inside eval_shape or jit
     sample: Callable  # (params, lq, noise, *, steps) -> image: what a user runs
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Bundle:
     """A model ready to use: loaded from, or to be saved to, one folder."""
 

@@ -1,0 +1,1 @@
+"""Judging pictures: full-reference metrics, in float64 on 8-bit levels."""

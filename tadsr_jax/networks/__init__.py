@@ -1,0 +1,28 @@
+"""Networks: linen modules of NHWC arrays that know nothing of noise schedules and losses.
+
+layers            convolution, dense, group norm, time embedding, work in bounded memory
+swin, unet_swin   the Swin U-Net of ResShift, SinSR and TAD-SR       vq, space_to_depth   autoencoders
+discriminators, spectral_norm   the time-aware discriminator          perceptual           backbones of LPIPS
+
+Submodules are called as in the public checkpoints, dots included, so that a parameter's path is its public name.
+A module's `example_inputs()` are the shapes of a smallest legal call, for the two functions below.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def init_variables(module: nn.Module, key: jax.Array, *inputs, **options) -> dict:
+    """{collection: tree}: fresh variables of `module`, {} where it has none. Call it inside `jit`: one compile.
+
+    `inputs` and `options` are the arguments of the call that creates them, arrays or shapes; `module.example_inputs()`
+    where none are given.
+    """
+    inputs = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), inputs or module.example_inputs())
+    return module.init(key, *inputs, **options)
+
+
+def abstract_variables(module: nn.Module, *inputs, **options) -> dict:
+    """The same tree as shapes and dtypes: nothing is allocated."""
+    return jax.eval_shape(lambda key: init_variables(module, key, *inputs, **options), jax.random.key(0))

@@ -4,8 +4,11 @@ import argparse
 import contextlib
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
+
+import jax
 
 from tests.parity.cases import check, find
 from tests.parity.runners import RUNNERS
@@ -22,6 +25,10 @@ def main(argv: list[str] | None = None) -> int:
     cases = [case for case in find(options.dir) if options.kind in (None, case.kind)]
     if not cases:
         parser.error(f"no case.json below {options.dir}" + (f" of kind {options.kind!r}" if options.kind else ""))
+
+    # Cases share most of their programs: one that was compiled for an earlier case is taken from there.
+    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="parity-"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
     # Cases of one kind and config follow each other, so that a network is compiled once for all of them.
     covered = sorted(

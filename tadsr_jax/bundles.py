@@ -1,0 +1,139 @@
+"""Bundles: a model as a folder that a person can read, and a program can load from strangers.
+
+    BUNDLE/bundle.json           format, family, recipe, scale, steps, config, checksums, sources, licences, versions
+    BUNDLE/student.safetensors   one file a network; names are paths of our parameter trees
+
+Nothing in it can execute. Loading checks format, checksums, names, shapes and types against the config before use.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from tadsr_jax.families import FAMILIES
+from tadsr_jax.types import Bundle, Family
+
+FORMAT = 1
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    return {name: metadata.version(name) for name in ("tadsr_jax", "jax", "jaxlib", "flax", "optax", "numpy")}
+
+
+def tree_sha256(tree) -> str:
+    """SHA-256 over sorted names and bytes of a parameter tree: equal for equal parameters, whatever their order."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(flatten_dict(tree, sep="/").items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def expected_shapes(family: Family) -> dict:
+    """{"student": tree of shapes, "autoencoder": the same} of a family's networks."""
+    shapes = jax.eval_shape(family.init, jax.random.key(0))
+    return {"student": shapes["denoiser"], "autoencoder": shapes["autoencoder"]}
+
+
+def save(folder: Path, *, family: str, settings: dict, params: dict, info: dict) -> Path:
+    """Write a bundle beside `folder`, then move it into its place: a half-written bundle is never seen.
+
+    family, settings   name in `families.FAMILIES`, and the keywords of its `build`
+    params             {"student": tree, "autoencoder": tree}
+    info               what else bundle.json says: recipe, steps, ...
+    """
+    folder = Path(folder)
+    fresh = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    files = {}
+    for name, tree in params.items():
+        # safetensors writes wrong data for arrays that are not contiguous.
+        flat = {path: np.ascontiguousarray(leaf) for path, leaf in flatten_dict(tree, sep="/").items()}
+        save_file(flat, fresh / f"{name}.safetensors")
+        files[name] = {
+            "file": f"{name}.safetensors",
+            "sha256": hashlib.sha256((fresh / f"{name}.safetensors").read_bytes()).hexdigest(),
+            "parameters": int(sum(leaf.size for leaf in flat.values())),
+        }
+    text = {"format": FORMAT, "family": family, "settings": settings, "networks": files, "versions": versions()} | info
+    (fresh / "bundle.json").write_text(json.dumps(text, indent=1) + "\n")
+    old = folder.with_name(f".{folder.name}.replaced")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def load(folder: Path) -> Bundle:
+    """Read and check a bundle; every fault is a ValueError of one line that names the file."""
+    folder = Path(folder)
+    info = _read_info(folder)
+    try:
+        family = FAMILIES[info["family"]](**info["settings"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'bundle.json'}: settings are not of this version: {error}") from None
+    params = {}
+    for name, shapes in expected_shapes(family).items():
+        if name not in info["networks"]:
+            raise ValueError(f"{folder / 'bundle.json'}: no network {name!r}; it lists {', '.join(info['networks'])}.")
+        params[name] = _read_network(folder, name, info["networks"][name], shapes)
+    return Bundle(family=family, params=params, info=info)
+
+
+def _read_info(folder: Path) -> dict:
+    path = folder / "bundle.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is no bundle: it holds no bundle.json. Give the folder that a training run wrote.")
+    try:
+        info = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}).") from None
+    if not isinstance(info, dict) or not isinstance(info.get("format"), int):
+        raise ValueError(f"{path}: not a bundle's description; expected an object with a number under 'format'.")
+    if info["format"] > FORMAT:
+        raise ValueError(f"{path}: format {info['format']} is newer than this version reads ({FORMAT}); update tadsr_jax.")
+    for key, kind in (("family", str), ("settings", dict), ("networks", dict)):
+        if not isinstance(info.get(key), kind):
+            raise ValueError(f"{path}: {key!r} is {info.get(key)!r}; expected a {kind.__name__}.")
+    if info["family"] not in FAMILIES:
+        raise ValueError(f"{path}: family {info['family']!r}; this version knows {', '.join(FAMILIES)}.")
+    return info
+
+
+def _read_network(folder: Path, name: str, entry: dict, shapes) -> dict:
+    if not isinstance(entry, dict) or entry.get("file") != f"{name}.safetensors":  # no paths from strangers
+        raise ValueError(f"{folder / 'bundle.json'}: the file of {name!r} must be {name}.safetensors.")
+    path = folder / entry["file"]
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; copy the whole folder.")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != entry.get("sha256"):
+        raise ValueError(f"{path}: its checksum is not the one in bundle.json; the file is damaged, copy it again.")
+    try:
+        found = load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path}: not a safetensors file ({error}).") from None
+    wanted = {path_: leaf.shape for path_, leaf in flatten_dict(shapes, sep="/").items()}
+    faults = [f"missing {key}" for key in sorted(wanted.keys() - found.keys())]
+    faults += [f"surplus {key}" for key in sorted(found.keys() - wanted.keys())]
+    for key in sorted(wanted.keys() & found.keys()):
+        if found[key].shape != wanted[key]:
+            faults.append(f"{key} has shape {found[key].shape}, expected {wanted[key]}")
+        elif found[key].dtype.name not in DTYPES:
+            faults.append(f"{key} is {found[key].dtype}, expected {', '.join(DTYPES)}")
+    if faults:
+        raise ValueError(f"{path}: {len(faults)} weights do not fit the config in bundle.json: {'; '.join(faults[:10])}.")
+    return unflatten_dict({key: np.asarray(value, np.float32) for key, value in found.items()}, sep="/")

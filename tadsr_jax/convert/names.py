@@ -1,0 +1,172 @@
+"""Public (PyTorch) parameter names and layouts <-> our variables.
+
+    state_dict {"input_blocks.0.0.weight": OIHW, ...}  --to_flax-->  {"params": {"input_blocks.0.0": {"kernel": HWIO}}}
+                                                      <--to_torch--
+Our submodules are called as the public ones, so a path joined by dots is a public name up to its last word: LEAVES is
+the whole translation. The two directions are exact inverses for float32. Every network goes through this table.
+"""
+
+import re
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from tadsr_jax.networks import abstract_variables
+from tadsr_jax.networks.swin import block_geometry, relative_position_index, window_mask
+from tadsr_jax.networks.unet_swin import SwinUNet, layout
+
+# our leaf -> public last word. A kernel whose module has spectral-norm vectors is "weight_orig" there.
+LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "embedding.weight", "u": "weight_u", "v": "weight_v"}
+# axes of a kernel by its rank: ours -> PyTorch. IO -> OI, KIO -> OIK, HWIO -> OIHW.
+KERNEL_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
+
+# Order of siblings in the public files, which is the order in which their constructors create them.
+ORDER = """
+    weight bias weight_orig weight_u weight_v relative_position_bias_table relative_position_index attn_mask
+    time_embed feature_extractor input_blocks middle_block output_blocks
+    heads main fn cls in_layers emb_layers out_layers skip_connection out
+    patch_embed patch_unembed blocks norm1 conv1 attn norm2 conv2 nin_shortcut mlp qkv proj fc1 fc2
+    encoder decoder quantize quant_conv post_quant_conv
+    conv_in down mid up block_1 attn_1 block_2 norm_out conv_out block attn downsample upsample norm q k v proj_out
+""".split()
+RANKS = {word: rank for rank, word in reversed(list(enumerate(ORDER)))}
+
+# A name that tells what a file holds.
+SIGNATURES = {
+    "middle_block.1.patch_embed.proj.weight": "UNetModelSwin (the U-Net of ResShift, SinSR and TAD-SR)",
+    "quantize.embedding.weight": "VQModelTorch (a VQ autoencoder)",
+    "heads.0.cls.weight_orig": "ProjectedDiscriminator (TAD-SR's discriminator)",
+    "quant_conv.weight": "AutoencoderKL",
+    "features.0.weight": "AlexNet or VGG of torchvision",
+    "lin0.model.1.weight": "heads of LPIPS",
+}
+# Computed from the configuration, not learnt; public files of Swin networks carry them.
+CONSTANT_BUFFERS = ("relative_position_index", "attn_mask")
+SHOWN = 8  # names of each sort in an error message
+
+
+def public_name(path: tuple[str, ...], *, spectral: bool = False) -> str:
+    """The public name of the variable at `path` (modules, then leaf); `spectral`: its module has vectors u and v."""
+    leaf = "weight_orig" if spectral and path[-1] == "kernel" else LEAVES.get(path[-1], path[-1])
+    return ".".join((*path[:-1], leaf))
+
+
+def public_order(name: str) -> list:
+    """Sort key that puts public names into the order of the public files."""
+    words = name.split(".")
+    return [(0, int(word), "") if word.isdigit() else (1, RANKS.get(word, len(RANKS)), word) for word in words]
+
+
+def to_flax(network: nn.Module | Mapping, state_dict: Mapping, *, source: str = "The weights") -> dict:
+    """Variables of `network` (a module, or its abstract variables) from a public state dict of NumPy arrays.
+
+    Wrappers ("state_dict", "params", "params_ema", "module.", "_orig_mod.") are taken off, constant buffers left out.
+    Half-precision arrays become float32. Missing, unknown and misshapen entries are one ValueError that begins with
+    `source` and says which network the file seems to hold.
+    """
+    variables = abstract_variables(network) if isinstance(network, nn.Module) else network
+    state_dict = {name: a for name, a in unwrap(state_dict).items() if name.split(".")[-1] not in CONSTANT_BUFFERS}
+    wanted = _entries(variables)
+    missing = [name for name in wanted if name not in state_dict]
+    unknown = [name for name in state_dict if name not in wanted]
+    misshapen = [
+        f"{name} {tuple(state_dict[name].shape)}, expected {shape}"
+        for name, (path, leaf) in wanted.items()
+        if name in state_dict and tuple(state_dict[name].shape) != (shape := _public_shape(path, leaf.shape))
+    ]
+    if missing or unknown or misshapen:
+        raise ValueError(_difference(source, state_dict, missing, unknown, misshapen))
+    flat = {
+        path: _to_our_layout(path, np.asarray(state_dict[name]).astype(leaf.dtype))
+        for name, (path, leaf) in wanted.items()
+    }
+    return unflatten_dict(flat)
+
+
+def to_torch(variables: Mapping, *, buffers: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+    """{public name: contiguous array in PyTorch layout} of our variables, in the order of the public files.
+
+    `buffers` (of `constant_buffers`) are added in their places: a public file then loads strictly there.
+    """
+    arrays = {name: _to_public_layout(path, np.asarray(leaf)) for name, (path, leaf) in _entries(variables).items()}
+    arrays |= buffers or {}
+    return {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays, key=public_order)}
+
+
+def public_shapes(variables: Mapping) -> dict[str, tuple[int, ...]]:
+    """{public name: shape in PyTorch layout} of abstract or real variables, in the order of the public files."""
+    shapes = {name: _public_shape(path, leaf.shape) for name, (path, leaf) in _entries(variables).items()}
+    return {name: shapes[name] for name in sorted(shapes, key=public_order)}
+
+
+def constant_buffers(module: nn.Module) -> dict[str, np.ndarray]:
+    """What public files of `module` hold beside parameters: {} but for the Swin U-Net.
+
+    relative_position_index (int64) of every attention; attn_mask (float32) of every shifted block, for the nominal
+    size of its map (the public code stores it and computes its own).
+    """
+    if not isinstance(module, SwinUNet):
+        return {}
+    buffers = {}
+    for group in (layer for block in layout(module) for layer in block if layer.kind == "swin"):
+        for index in range(module.swin_depth):
+            block = f"{group.name}.blocks.{index}"
+            window, shift = block_geometry(index, resolution=group.size, window_size=module.window_size)
+            if shift:
+                buffers[f"{block}.attn_mask"] = window_mask(group.size, group.size, window=window, shift=shift)
+            buffers[f"{block}.attn.relative_position_index"] = relative_position_index(window).astype(np.int64)
+    return {name: buffers[name] for name in sorted(buffers, key=public_order)}
+
+
+def unwrap(state_dict: Mapping) -> dict:
+    """The entries of a public file without the dictionaries and prefixes that trainers put around them."""
+    for key in ("state_dict", "params_ema", "params"):
+        if isinstance(state_dict.get(key), Mapping):
+            return unwrap(state_dict[key])
+    return {re.sub(r"^((module|_orig_mod)\.)+", "", name): array for name, array in state_dict.items()}
+
+
+def guess_network(names) -> str | None:
+    """Which public network has these parameter names; None where nothing tells."""
+    return next((network for name, network in SIGNATURES.items() if name in names), None)
+
+
+def _entries(variables: Mapping) -> dict[str, tuple[tuple[str, ...], object]]:
+    """{public name: (path with the collection, leaf)}."""
+    flat = flatten_dict(dict(variables))
+    spectral = {path[1:-1] for path in flat if path[0] == "spectral"}
+    return {public_name(path[1:], spectral=path[1:-1] in spectral): (path, leaf) for path, leaf in flat.items()}
+
+
+def _public_shape(path, shape) -> tuple[int, ...]:
+    return tuple(shape[axis] for axis in KERNEL_AXES[len(shape)]) if path[-1] == "kernel" else tuple(shape)
+
+
+def _to_public_layout(path, array):
+    return array.transpose(KERNEL_AXES[array.ndim]) if path[-1] == "kernel" else array
+
+
+def _to_our_layout(path, array):
+    if path[-1] == "kernel":
+        array = array.transpose(np.argsort(KERNEL_AXES[array.ndim]))
+    return jnp.asarray(array)
+
+
+def _difference(source, state_dict, missing, unknown, misshapen) -> str:
+    """One line that says how a state dict differs from what the network needs."""
+    parts = []
+    for what, entries in (("missing", missing), ("unknown", unknown), ("of another shape", misshapen)):
+        if entries:
+            more = f" and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
+            parts.append(f"{len(entries)} {what}: {', '.join(entries[:SHOWN])}{more}")
+    found = guess_network(state_dict)
+    if not missing and not unknown:
+        advice = "The names fit, the sizes do not: choose the configuration that these weights were made for."
+    elif found:
+        advice = f"They seem to belong to {found}: check which network and configuration they are meant for."
+    else:
+        advice = "They belong to no network known here."
+    return f"{source} do not fit this network. {'; '.join(parts)}. {advice}"

@@ -1,0 +1,140 @@
+"""One example: choose a usable picture, cut it, flip it, degrade it.
+
+Example          what grain runs for each index: (index, generator) -> a training pair
+centre_crop      the cut of validation pictures            nothing_usable   the message when a source has none
+Crops are those of the public trainers (BasicSR's `realesrgan_dataset.py`); order of draws: replacement pictures where
+needed, flips, crop, degradation.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from tadsr_jax import degrade, images
+from tadsr_jax.data import sources
+
+_REPORTS = 8  # unusable pictures that one example can report; a batch reports many
+_ATTEMPTS = 1000  # pictures looked at before a source is held to have none
+
+
+@dataclasses.dataclass
+class Example:
+    """From a picture's index to one training pair; what grain runs in its workers.
+
+    (i, rng) -> {"lq": (gt_size/scale, ., 3), "gt": (gt_size, ., 3)} in [-1, 1], and "unusable": indices of
+    pictures that had to be replaced, -1 where there are none.
+    """
+
+    source: sources.Source
+    gt_size: int
+    scale: int
+    degradation: dict
+    hflip: bool = True
+    rot: bool = False
+    rescale_gt: bool = True
+    min_size: int = 2
+
+    def __post_init__(self):
+        self._reasons: dict[int, str] = {}  # of the pictures found unusable by this process: not opened again
+
+    def __call__(self, i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        picture, unusable = self._usable_picture(int(i), rng)
+        gt, lq = self._crop(picture, rng)
+        if lq is None:
+            lq, gt = degrade.degrade(gt, rng, scale=self.scale, **self.degradation)
+        reports = np.full(_REPORTS, -1, np.int64)
+        reports[: len(unusable[:_REPORTS])] = unusable[:_REPORTS]
+        return {"lq": images.to_signed(lq), "gt": images.to_signed(gt), "unusable": reports}
+
+    def _usable_picture(self, i: int, rng: np.random.Generator) -> tuple[sources.Picture, list[int]]:
+        """Picture i, or a random other one in its place; and the indices of those that could not be used."""
+        unusable = []
+        for index in self._candidates(i, rng):
+            if index not in self._reasons:
+                try:
+                    return self.read(index), unusable
+                except ValueError as error:
+                    self._reasons[index] = str(error)
+            unusable.append(index)
+        raise ValueError(nothing_usable(self.source.place, [self._reasons[index] for index in unusable]))
+
+    def _candidates(self, i: int, rng: np.random.Generator) -> Iterator[int]:
+        """i, then others from the example's own generator, so that any worker comes to the same one."""
+        yield i
+        total = len(self.source)
+        for other in rng.choice(total, min(total, _ATTEMPTS), replace=False):
+            if other != i:
+                yield int(other)
+
+    def read(self, index: int) -> sources.Picture:
+        """Picture `index`; ValueError says why it cannot be used."""
+        picture = self.source.read(index)
+        # Mirroring would shift lq against gt, so a pair has to have the full size.
+        check_size(picture["gt"], self.gt_size if "lq" in picture else self.min_size, self.source.name(index))
+        return picture
+
+    def _crop(self, picture: sources.Picture, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+        """A random square of gt, float32 in [0, 1], and the same square of lq where the picture has one.
+
+        With `rescale_gt` as the public trainers do it: the square is as large as the picture allows, then reduced to
+        `gt_size` by area. Pictures smaller than `gt_size` are mirrored at the bottom and right until they suffice.
+        """
+        flips = rng.random(3) < 0.5
+        gt, lq = (self._flip(picture[key], flips) if key in picture else None for key in ("gt", "lq"))
+        if lq is not None:  # cut at whole lq pixels
+            side = self.gt_size // self.scale
+            top, left = (int(rng.integers(length - side + 1)) for length in lq.shape[:2])
+            gt = _square(gt, top * self.scale, left * self.scale, self.gt_size)
+            return images.to_float(gt), images.to_float(_square(lq, top, left, side))
+        side = max(min(gt.shape[:2]), self.gt_size) if self.rescale_gt else self.gt_size
+        gt = _mirror_up_to(gt, side)
+        top, left = (int(rng.integers(length - side + 1)) for length in gt.shape[:2])
+        gt = images.to_float(_square(gt, top, left, side))
+        if side != self.gt_size:
+            gt = cv2.resize(gt, (self.gt_size, self.gt_size), interpolation=cv2.INTER_AREA)
+        return gt, None
+
+    def _flip(self, image: np.ndarray, flips: np.ndarray) -> np.ndarray:
+        if self.hflip and flips[0]:
+            image = image[:, ::-1]
+        if self.rot and flips[1]:
+            image = image[::-1]
+        if self.rot and flips[2]:
+            image = image.swapaxes(0, 1)
+        return image
+
+
+def _square(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
+    return image[top : top + side, left : left + side]
+
+
+def check_size(gt: np.ndarray, min_size: int, name: str) -> None:
+    """ValueError where a picture is too small to learn from."""
+    if min(gt.shape[:2]) < min_size:
+        raise ValueError(f"{name}: too small ({gt.shape[0]}x{gt.shape[1]}, config.data.min_size is {min_size}).")
+
+
+def _mirror_up_to(image: np.ndarray, side: int) -> np.ndarray:
+    """Reflect (edge pixel not repeated) at the bottom and right until both sides reach `side`, in passes if need be."""
+    while min(image.shape[:2]) < side:
+        bottom, right = (min(max(0, side - n), n - 1) for n in image.shape[:2])
+        image = np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="reflect")
+    return image
+
+
+def nothing_usable(place: str, reasons: list[str]) -> str:
+    """'/x: no usable picture; 12 files looked at, 9 no picture, 3 too small. The first: ...'"""
+    kinds = ("no picture", "damaged or truncated", "too small", "cannot be read", "expected a ratio")
+    counts = {kind: sum(kind in reason for reason in reasons) for kind in kinds}
+    other = len(reasons) - sum(counts.values())
+    parts = [f"{count} {kind}" for kind, count in (*counts.items(), ("otherwise unusable", other)) if count > 0]
+    return f"{place}: no usable picture; {len(reasons)} looked at, {', '.join(parts)}. The first: {reasons[0]}"
+
+
+def centre_crop(image: np.ndarray, side: int | None, multiple: int) -> np.ndarray:
+    """A centred crop, its sides `side`, or the largest multiples; it starts at a multiple, so that lq and gt agree."""
+    height, width = (side or n // multiple * multiple for n in image.shape[:2])
+    top, left = ((n - m) // 2 // multiple * multiple for n, m in zip(image.shape[:2], (height, width)))
+    return image[top : top + height, left : left + width]

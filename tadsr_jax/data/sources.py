@@ -1,0 +1,246 @@
+"""Where pictures come from. A source has a length; `read(i)` decodes picture i or raises ValueError with the reason.
+
+folder    config.data.path is a folder, searched recursively           list      a text file of paths, one a line
+pairs     a folder of gt, and config.data.lq_path a folder of lq, matched by name without suffix
+records   ArrayRecord files: each record is the bytes of an encoded picture (PNG, JPEG, WebP, ...) and nothing else
+tfds      a prepared TensorFlow dataset: its folder, or its name       demo      the photographs of this package
+Listing reads names alone; no file is opened before its turn. A picture is a dict: "gt", and "lq" where it is paired.
+"""
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from tadsr_jax import images
+from tadsr_jax.data import demo
+
+Picture = dict[str, np.ndarray]
+
+
+class Source(Protocol):
+    place: str  # for messages: the folder or file that the user named
+
+    def __len__(self) -> int: ...
+
+    def name(self, i: int) -> str: ...
+
+    def read(self, i: int) -> Picture: ...
+
+
+class Files:
+    """Picture files by their paths below `root`."""
+
+    def __init__(self, root: Path, names: list[str]):
+        self.root, self.names, self.place = root, names, str(root)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, i: int) -> str:
+        return self.names[i]
+
+    def read(self, i: int) -> Picture:
+        return {"gt": _read(self.root / self.names[i])}
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path}: no picture (no ordinary file).")  # opening a named pipe would wait for ever
+        return images.read(path)
+    except OSError as error:  # gone since it was listed, or unreadable
+        raise ValueError(f"{path}: cannot be read ({error.strerror or type(error).__name__}).") from None
+
+
+def _list_pictures(root: Path) -> tuple[list[str], int]:
+    """Names below `root` with a picture's suffix in any letter case, in order of their paths; the number of others.
+
+    Folders behind symbolic links are searched too, each real folder once, so that links in a circle end.
+    """
+    names, others, seen = [], 0, set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders.sort()
+        below = os.path.relpath(folder, root)
+        pictures = [name for name in files if name.lower().endswith(images.SUFFIXES) and not name.startswith(".")]
+        names += pictures if below == "." else [os.path.join(below, name) for name in pictures]
+        others += len(files) - len(pictures)
+    return sorted(names), others
+
+
+def _folder_names(root: Path, key: str) -> list[str]:
+    if not root.is_dir():
+        raise ValueError(f"config.data.{key} is {str(root)!r}, which is no folder; name a folder of pictures.")
+    names, others = _list_pictures(root)
+    if not names:
+        raise ValueError(
+            f"config.data.{key} is {str(root)!r}, but no file in or below it has the suffix of a picture "
+            f"({', '.join(images.SUFFIXES)}; {others} other files)."
+        )
+    return names
+
+
+def _folder(path: str, **_) -> Files:
+    return Files(Path(path), _folder_names(Path(path), "path"))
+
+
+def _list(path: str, **_) -> Files:
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"config.data.path is {path!r}, which is no file; source='list' takes a text file of paths.")
+    names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    names = [name for name in names if name and not name.startswith("#")]
+    if not names:
+        raise ValueError(f"config.data.path is {path!r}, a list without an entry; expected one path a line.")
+    return Files(file.parent, names)  # an absolute name in the list stays absolute
+
+
+class Pairs:
+    """gt and lq of the same name (below their folders, without suffix)."""
+
+    def __init__(self, gt: Files, lq: Files, scale: int):
+        self.gt, self.lq, self.scale = gt, lq, scale
+        self.place = f"{gt.place} and {lq.place}"
+
+    def __len__(self) -> int:
+        return len(self.gt)
+
+    def name(self, i: int) -> str:
+        return self.gt.name(i)
+
+    def read(self, i: int) -> Picture:
+        gt, lq = self.gt.read(i)["gt"], self.lq.read(i)["gt"]
+        if gt.shape[:2] != (lq.shape[0] * self.scale, lq.shape[1] * self.scale):
+            raise ValueError(
+                f"{self.name(i)}: gt is {gt.shape[0]}x{gt.shape[1]}, lq {lq.shape[0]}x{lq.shape[1]}; "
+                f"expected a ratio of {self.scale}."
+            )
+        return {"gt": gt, "lq": lq}
+
+
+def _pairs(path: str, lq_path: str | None = None, scale: int = 1, **_) -> Pairs:
+    if lq_path is None:
+        raise ValueError("config.data.lq_path is None; source='pairs' takes two folders, path (gt) and lq_path (lq).")
+    gt = {os.path.splitext(name)[0]: name for name in _folder_names(Path(path), "path")}
+    lq = {os.path.splitext(name)[0]: name for name in _folder_names(Path(lq_path), "lq_path")}
+    both = sorted(gt.keys() & lq.keys())
+    if not both:
+        raise ValueError(
+            f"config.data.path {path!r} and config.data.lq_path {lq_path!r} share no name: {len(gt)} and {len(lq)} "
+            f"pictures, such as {next(iter(gt))!r} and {next(iter(lq))!r}; a pair has one name, suffix aside."
+        )
+    return Pairs(Files(Path(path), [gt[n] for n in both]), Files(Path(lq_path), [lq[n] for n in both]), scale)
+
+
+class Records:
+    """Encoded pictures in a random-access source of bytes."""
+
+    def __init__(self, records, place: str):
+        self.records, self.place = records, place
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def name(self, i: int) -> str:
+        return f"{self.place}: record {i}"
+
+    def read(self, i: int) -> Picture:
+        return {"gt": _decode(self.records[i], self.name(i))}
+
+
+def _decode(data: bytes, name: str) -> np.ndarray:
+    try:
+        return images.decode(bytes(data))
+    except ValueError as error:
+        raise ValueError(f"{name}: {str(error).removeprefix('data: ')}") from None
+
+
+def _records(path: str, **_) -> Records:
+    place = Path(path)
+    files = sorted(map(str, place.iterdir())) if place.is_dir() else [path]
+    files = [file for file in files if os.path.isfile(file)]
+    if not files:
+        raise ValueError(
+            f"config.data.path is {path!r}, which holds no file; name an ArrayRecord file or their folder."
+        )
+    from array_record.python import array_record_data_source
+
+    try:
+        return Records(array_record_data_source.ArrayRecordDataSource(files), path)
+    except Exception as error:  # the C++ reader's own words are about chunks and headers
+        raise ValueError(f"config.data.path is {path!r}: no ArrayRecord file ({type(error).__name__}).") from None
+
+
+class Tfds:
+    """The picture of each example of a TensorFlow dataset, decoded here, so that damage is skipped and not fatal."""
+
+    def __init__(self, examples, key: str, place: str):
+        self.examples, self.key, self.place = examples, key, place
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def name(self, i: int) -> str:
+        return f"{self.place}: example {i}"
+
+    def read(self, i: int) -> Picture:
+        data = self.examples[i][self.key]
+        return {"gt": data if isinstance(data, np.ndarray) else _decode(data, self.name(i))}
+
+
+def _tfds(path: str, split: str = "train", **_) -> Tfds:
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise ValueError(
+            "config.data.source is 'tfds', but tensorflow_datasets is not installed; install tadsr_jax[tfds]."
+        ) from None
+    try:
+        builder = tfds.builder_from_directory(path) if os.path.isdir(path) else tfds.builder(path)
+        features = [key for key, f in builder.info.features.items() if isinstance(f, tfds.features.Image)]
+        key = next(key for key in ("hr", "image", *features) if key in features)
+        examples = builder.as_data_source(split, decoders={key: tfds.decode.SkipDecoding()})
+    except StopIteration:
+        raise ValueError(
+            f"config.data.path is {path!r}, a dataset without pictures; its features: none is an Image."
+        ) from None
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"config.data.path is {path!r} (split {split!r}): {reason} Name a dataset that tfds has prepared with "
+            "file_format='array_record', or its folder."
+        ) from None
+    return Tfds(examples, key, f"{path} ({split})")
+
+
+class Demo(Files):
+    """The packaged photographs, decoded once for each process."""
+
+    def __init__(self, *, is_training: bool = True):
+        paths = demo.paths(is_training=is_training)
+        super().__init__(paths[0].parent, [path.name for path in paths])
+
+    def read(self, i: int) -> Picture:
+        return {"gt": demo.read(self.root / self.names[i])}
+
+
+def _demo(is_training: bool = True, **_) -> Demo:
+    return Demo(is_training=is_training)
+
+
+SOURCES = {"folder": _folder, "list": _list, "pairs": _pairs, "records": _records, "tfds": _tfds, "demo": _demo}
+
+
+def open_source(source: str, path: str | None, **options) -> Source:
+    """The source that `config.data.source` and `config.data.path` name. ValueError says which key is wrong, and why."""
+    if source not in SOURCES:
+        raise ValueError(f"config.data.source is {source!r}; expected one of {', '.join(SOURCES)}.")
+    if source != "demo" and not path:
+        raise ValueError(f"config.data.path is {path!r}; source={source!r} needs the place of your pictures.")
+    return SOURCES[source](path=path, **options)

@@ -1,0 +1,151 @@
+"""The ResShift family: a denoiser over latents, told the low-quality picture, and an autoencoder around it.
+
+    lq --(bicubic x scale)--> --(encode)--> z_y --(start)--> z_T --(predict_z0, 1 or T times)--> z0 --(decode)--> image
+
+`build` makes the family from plain settings, `assemble` from modules. Everything in it is a function of explicit parameters, kept in two
+trees: `frozen["autoencoder"]` and the denoiser's (the student's, the teacher's: one architecture, two sets of numbers).
+"""
+
+import inspect
+import math
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tadsr_jax.diffusion import sample as sampling
+from tadsr_jax.diffusion.shift import ShiftSchedule, shift_schedule
+from tadsr_jax.networks.space_to_depth import SpaceToDepth
+from tadsr_jax.networks.unet_small import SmallUNet
+from tadsr_jax.networks.unet_swin import SwinUNet
+from tadsr_jax.networks.vq import VQModel
+from tadsr_jax.types import Family
+
+DENOISERS = {"swin": SwinUNet, "small": SmallUNet}
+AUTOENCODERS = {"vq": VQModel, "space_to_depth": SpaceToDepth}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def upsample(picture, scale: int):
+    """Bicubic enlargement as PyTorch's `interpolate` does it (a = -0.75, no antialias, edges repeated), unclipped.
+
+    The public models were trained with it; jax's "cubic" has another kernel and differs by up to 0.3.
+    """
+    if scale == 1:
+        return picture
+    b, h, w, c = picture.shape
+    method = jax.image.ResizeMethod.CUBIC_PYTORCH
+    return jax.image.resize(picture, (b, h * scale, w * scale, c), method, antialias=False)
+
+
+def _module(kinds: dict, section: str, *, kind: str, dtype: str = "float32", **settings):
+    """The linen module of a section of the config; its keywords are the module's fields."""
+    if kind not in kinds:
+        raise ValueError(f"config.networks.{section}.kind is {kind!r}; expected one of {', '.join(kinds)}.")
+    if dtype not in DTYPES:
+        raise ValueError(f"config.networks.{section}.dtype is {dtype!r}; expected one of {', '.join(DTYPES)}.")
+    accepted = [name for name in inspect.signature(kinds[kind]).parameters if name not in ("parent", "name", "dtype")]
+    for name in settings:
+        if name not in accepted:
+            raise ValueError(
+                f"config.networks.{section}.{name} is unknown to {kind!r}; expected kind, dtype, {', '.join(accepted)}."
+            )
+    # Linen compares and hashes fields: lists, as JSON and ConfigDict give them, become tuples.
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    return kinds[kind](dtype=DTYPES[dtype], **settings)
+
+
+def build(*, scale: int, denoiser: dict, autoencoder: dict, diffusion: dict, condition_on_z_y: bool = False) -> Family:
+    """A family from plain settings; an unknown or impossible one is a ValueError that names it.
+
+    scale              output pixels per input pixel along a side; 1 for faces and inpainting
+    denoiser           kind ("swin" or "small"), dtype, and the fields of that network
+    autoencoder        kind ("vq" or "space_to_depth"), dtype, and the fields of that network
+    diffusion          keywords of `diffusion.shift.shift_schedule`
+    condition_on_z_y   give the denoiser lq and z_y side by side instead of lq alone (needs lq at latent resolution)
+    """
+    accepted = list(inspect.signature(shift_schedule).parameters)
+    for name in diffusion:
+        if name not in accepted:
+            raise ValueError(f"config.diffusion.{name} is unknown; expected one of {', '.join(accepted)}.")
+    return assemble(
+        _module(DENOISERS, "denoiser", **denoiser),
+        _module(AUTOENCODERS, "autoencoder", **autoencoder),
+        shift_schedule(**diffusion),
+        scale=scale,
+        condition_on_z_y=condition_on_z_y,
+    )
+
+
+def assemble(
+    denoiser: nn.Module, autoencoder: nn.Module, schedule: ShiftSchedule, *, scale: int, condition_on_z_y: bool = False
+) -> Family:
+    """The family of these two networks and this schedule."""
+    factor = autoencoder.factor
+    # Latent sides are lq sides * scale / factor, and must be multiples of what the denoiser needs.
+    multiple = math.lcm(denoiser.size_multiple * factor, scale) // scale
+
+    def encode(frozen, image):
+        z = autoencoder.apply({"params": frozen["autoencoder"]}, image, method="encode")
+        return jax.lax.stop_gradient(z.astype(jnp.float32))
+
+    def decode(frozen, z):
+        image = autoencoder.apply({"params": frozen["autoencoder"]}, z, method="decode")
+        return image.astype(jnp.float32)
+
+    def condition(frozen, lq, extra):
+        return {"lq": lq, "z_y": encode(frozen, upsample(lq, scale)), "mask": extra.get("mask")}
+
+    def inputs(z_t, t, condition, chain):
+        lq = condition["lq"]
+        if condition_on_z_y:
+            lq = jnp.concatenate([lq, condition["z_y"]], axis=-1)
+        masks = () if condition.get("mask") is None else (condition["mask"],)
+        return chain.scale_input(z_t, t), chain.network_time(t), lq, *masks
+
+    def predict_z0(params, z_t, t, condition, chain=schedule):
+        t = jnp.broadcast_to(t, z_t.shape[:1])
+        output = denoiser.apply({"params": params}, *inputs(z_t, t, condition, chain))
+        return chain.z0_from_output(output.astype(jnp.float32), z_t, condition["z_y"], t)
+
+    def features(params, z_t, t, condition):
+        t = jnp.broadcast_to(t, z_t.shape[:1])
+        maps = denoiser.apply({"params": params}, *inputs(z_t, t, condition, schedule), features_only=True)
+        return [m.astype(jnp.float32) for m in maps]
+
+    def init(key):
+        """Parameters of both networks, drawn as the public code draws them."""
+        key_denoiser, key_autoencoder = jax.random.split(key)
+        lq = jnp.zeros((1, multiple, multiple, 3))
+        mask = jnp.zeros((1, multiple, multiple, 1)) if getattr(denoiser, "cond_mask", False) else None
+        image = jnp.zeros((1, multiple * scale, multiple * scale, 3))
+        fixed = {"autoencoder": autoencoder.init(key_autoencoder, image).get("params", {})}
+        known = condition(fixed, lq, {"mask": mask})
+        made = denoiser.init(key_denoiser, *inputs(known["z_y"], jnp.zeros((1,), jnp.int32), known, schedule))
+        return {"denoiser": made["params"], **fixed}
+
+    def sample(params, lq, noise, *, steps: int, extra: dict | None = None):
+        """The picture of `lq` by `steps` deterministic steps from latent `noise`; one step is SinSR's and TAD-SR's."""
+        known = condition(params, lq, extra or {})
+        if steps == 1:  # at the last step, which a respaced chain would not keep
+            z0 = predict_z0(params["student"], schedule.start(known["z_y"], noise), schedule.num_steps - 1, known)
+        else:
+            chain = schedule.respaced(steps)
+            predict = partial(predict_z0, params["student"], condition=known, chain=chain)
+            z0, _ = sampling.deterministic(chain, predict, chain.start(known["z_y"], noise), known["z_y"])
+        return jnp.clip(decode(params, z0), -1, 1)
+
+    return Family(
+        networks={"denoiser": denoiser, "autoencoder": autoencoder},
+        schedule=schedule,
+        scale=scale,
+        multiple=multiple,
+        encode=encode,
+        decode=decode,
+        condition=condition,
+        predict_z0=predict_z0,
+        features=features,
+        init=init,
+        sample=sample,
+    )

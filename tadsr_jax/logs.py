@@ -1,0 +1,86 @@
+"""What a run tells: one progress line on the console, JSON lines, and TensorBoard event files.
+
+    WORKDIR/metrics.jsonl   {"step": 20, "mse": 0.012, ...}, one object a line      WORKDIR/tensorboard/   events
+Process 0 alone writes. Lines of steps that a killed run did not get to save are removed when it is resumed, so that
+each step appears once.
+"""
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+class Writer:
+    """Scalars and pictures of one run. `resume_step`: the step that the run goes on from; 0 for a fresh one."""
+
+    def __init__(self, workdir: Path, *, resume_step: int = 0):
+        from tensorboardX import SummaryWriter  # here, because reading a log needs no writer
+
+        self._path = Path(workdir) / "metrics.jsonl"
+        self._keep_up_to(resume_step)
+        self._lines = self._path.open("a")
+        self._events = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=resume_step + 1)
+
+    def _keep_up_to(self, step: int) -> None:
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue  # the last line of a killed run may be cut
+        fresh = self._path.with_suffix(".jsonl.writing")
+        fresh.write_text("".join(kept))
+        os.replace(fresh, self._path)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        # JSON has no NaN; null is what every reader understands.
+        finite = {name: float(v) if math.isfinite(v) else None for name, v in values.items()}
+        self._lines.write(json.dumps({"step": step} | finite) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, float(value), step)
+
+    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+        """`picture`: (h, w, 3) uint8."""
+        self._events.add_image(name, picture, step, dataformats="HWC")
+
+    def flush(self) -> None:
+        self._lines.flush()
+        self._events.flush()
+
+    def close(self) -> None:
+        self._lines.close()
+        self._events.close()
+
+
+def clock(seconds: float) -> str:
+    """3725 -> '1:02:05'."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def progress(name: str, step: int, steps: int, rate: float, waiting: float, values: dict[str, float]) -> None:
+    """One line on standard error, over the one before it where that is a terminal.
+
+    `rate`: steps a second; `waiting`: share of the time spent waiting for data, 0 to 1.
+    """
+    shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+    remaining = clock((steps - step) / rate) if rate > 0 else "?"
+    line = f"{name} {step}/{steps}  {rate:.3g} steps/s  ETA {remaining}  {shown}  data {waiting:.0%}"
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{line}", end="\n" if step == steps else "", file=sys.stderr, flush=True)
+    else:
+        print(line, file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """A line of its own on standard error."""
+    print(("\r\x1b[K" if sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)

@@ -1,0 +1,41 @@
+"""What the distilling recipes share: the start noise, and the teacher's answer to it."""
+
+from functools import partial
+
+import jax
+
+from tadsr_jax.diffusion import sample
+from tadsr_jax.types import Family
+
+SAMPLINGS = ("deterministic", "stochastic")
+
+
+def check_sampling(sampling: str) -> None:
+    if sampling not in SAMPLINGS:
+        raise ValueError(f"config.losses.teacher_sampling is {sampling!r}; expected one of {', '.join(SAMPLINGS)}.")
+
+
+def draw(family: Family, key, frozen, batch, *, sampling: str, first=None, start=None) -> dict:
+    """Condition, ground-truth latent, start noise and the teacher's output from it, without gradient.
+
+    The noise and the teacher's output are taken from `batch.extra` ("eps", "z_tea") where it has them: a teacher's
+    targets can be computed once and stored. Else the teacher samples from z_T = start(z_y, eps): all its steps, or
+    those from index `first` down (a traced scalar; None: the last) with the noise level of index `start`.
+    Returns condition, z_gt, eps, z_T, z_tea.
+    """
+    key_eps, key_steps = jax.random.split(key)
+    condition = family.condition(frozen, batch.lq, batch.extra)
+    z_gt = family.encode(frozen, batch.gt)
+    eps = batch.extra["eps"] if "eps" in batch.extra else jax.random.normal(key_eps, z_gt.shape)
+    z_T = family.schedule.start(condition["z_y"], eps, start)
+    predict = partial(family.predict_z0, frozen["teacher"], condition=condition) if "teacher" in frozen else None
+    if "z_tea" in batch.extra:
+        z_tea = batch.extra["z_tea"]
+    elif first is not None:
+        z_tea = sample.deterministic_from(family.schedule, predict, z_T, condition["z_y"], first)
+    elif sampling == "deterministic":
+        z_tea, _ = sample.deterministic(family.schedule, predict, z_T, condition["z_y"])
+    else:
+        noise = lambda i: jax.random.normal(jax.random.fold_in(key_steps, i), z_T.shape)  # noqa: E731
+        z_tea, _ = sample.stochastic(family.schedule, predict, z_T, noise)
+    return {"condition": condition, "z_gt": z_gt, "eps": eps, "z_T": z_T, "z_tea": z_tea}

@@ -1,0 +1,360 @@
+"""Training: one step function for every recipe, its optimisers, and the state that a checkpoint holds.
+
+train_step   one update of all players, jitted with the state donated        init_state   where a run starts
+optimizer    AdamW with optax schedules                                      run          restore, loop, log, save
+"""
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tadsr_jax.checkpoints import Checkpoints
+from tadsr_jax.logs import Writer, progress, say
+from tadsr_jax.sharding import place, place_batch
+from tadsr_jax.types import Batch, Family, Recipe, TrainState
+
+SCHEDULES = ("constant", "cosine")
+
+
+def learning_rate(
+    *,
+    lr: float,
+    warmup_steps: int = 0,
+    schedule: str = "constant",
+    total_steps: int = 0,
+    lr_min: float = 0.0,
+    milestones: tuple[int, ...] = (),
+    first_step_full_rate: bool = False,
+) -> optax.Schedule:
+    """The rate of update n, counted from 0: n/warmup_steps lr while n < warmup_steps, then as `schedule` says.
+
+    "constant": lr, halved at each of `milestones`; "cosine": down to `lr_min` at `total_steps`.
+    `first_step_full_rate`: the public trainers set the rate after each update, so the first runs at the full lr and
+    the warm-up starts with the second, at 1/warmup_steps lr.
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"config.optimizer.schedule is {schedule!r}; expected one of {', '.join(SCHEDULES)}.")
+    if schedule == "cosine":
+        if total_steps <= warmup_steps:
+            raise ValueError(f"config.optimizer.warmup_steps is {warmup_steps}; it must be below the {total_steps} steps.")
+        after = optax.cosine_decay_schedule(lr, total_steps - warmup_steps, alpha=lr_min / lr)
+    else:
+        halvings = {milestone - warmup_steps: 0.5 for milestone in milestones if milestone > warmup_steps}
+        after = optax.piecewise_constant_schedule(lr, halvings)
+    rate = after
+    if warmup_steps:
+        rate = optax.join_schedules([optax.linear_schedule(0.0, lr, warmup_steps), after], [warmup_steps])
+    if first_step_full_rate:
+        return lambda count: jnp.where(count == 0, lr, rate(count))
+    return rate
+
+
+def optimizer(
+    rate: optax.Schedule, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+    weight_decay: float = 0.0, clip: float | None = None,
+) -> optax.GradientTransformation:
+    """AdamW as PyTorch's; `clip` bounds the gradient's global norm first. The public trainers neither clip nor decay."""
+    adamw = optax.adamw(rate, b1=betas[0], b2=betas[1], eps=eps, weight_decay=weight_decay)
+    return optax.chain(optax.clip_by_global_norm(clip), adamw) if clip else adamw
+
+
+def init_state(key, family: Family, recipe: Recipe, optimizers: dict, student, frozen, batch: Batch) -> TrainState:
+    """The state before the first step. `student` is copied into the average; `batch` is used for its shapes alone."""
+    key_networks, key_steps = jax.random.split(key)
+    params, stats = {"student": student}, {}
+    draws = jax.eval_shape(recipe.draw, key, frozen, batch)
+    outputs = jax.eval_shape(recipe.generate, student, frozen, batch, draws)
+    for number, (name, init) in enumerate(recipe.adds.items()):
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (outputs, draws))
+        variables = init(jax.random.fold_in(key_networks, number), *zeros)
+        params[name] = variables.pop("params")
+        stats[name] = variables
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        key=jax.random.key_data(key_steps),
+        params=params,
+        stats=stats,
+        opt_state={name: optimizers[name].init(params[name]) for name in params},
+        ema=jax.tree.map(jnp.copy, student),
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_row=jnp.zeros((), jnp.int32),
+    )
+
+
+def train_step(
+    state: TrainState, frozen, batch: Batch, *, recipe: Recipe, optimizers: dict, ema_decay: float, accumulate: int = 1
+) -> tuple[TrainState, dict]:
+    """One update: the discriminator first, on detached outputs; then the student, against the updated discriminator.
+
+    With `accumulate` > 1 the batch is worked off in that many parts, and the gradients are their means: the same update
+    in less memory, for a second pass of the student. A step with a loss or gradient that is not finite changes nothing
+    but the counters.
+    """
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    student = state.params["student"]
+    params, stats, opt_state = dict(state.params), dict(state.stats), dict(state.opt_state)
+    logs, norms = {}, {}
+
+    def update(name, grads):
+        norms[name] = optax.global_norm(grads)
+        updates, opt_state[name] = optimizers[name].update(grads, opt_state[name], params[name])
+        params[name] = optax.apply_updates(params[name], updates)
+
+    def play(part, draws):
+        """The student's outputs on a part of the batch, and the way back to its parameters."""
+        return jax.vjp(lambda p: recipe.generate(p, frozen, part, draws), student)
+
+    def judge(part, draws, outputs):
+        """The discriminator's gradient on detached outputs, the logs and its new statistics."""
+        detached = jax.lax.stop_gradient(outputs)
+        loss = lambda p: recipe.discriminator_loss(p, stats["discriminator"], detached, frozen, part, draws)  # noqa: E731
+        return jax.grad(loss, has_aux=True)(params["discriminator"])
+
+    def answer(part, draws, outputs, pullback):
+        """The student's gradient, against the discriminator as it now is."""
+        players = params.get("discriminator"), stats.get("discriminator")
+        loss = lambda o: recipe.student_loss(o, *players, frozen, part, draws)  # noqa: E731
+        grads, aux = jax.grad(loss, has_aux=True)(outputs)
+        return pullback(grads)[0], aux
+
+    if accumulate == 1:  # the student runs once, and its pullback serves after the discriminator's update
+        draws = recipe.draw(key, frozen, batch)
+        outputs, pullback = play(batch, draws)
+        judged = lambda: judge(batch, draws, outputs)  # noqa: E731
+        answered = lambda: answer(batch, draws, outputs, pullback)  # noqa: E731
+    else:
+        parts = split_batch(batch, accumulate)
+        draws = jax.lax.map(lambda x: recipe.draw(x[0], frozen, x[1]), (jax.random.split(key, accumulate), parts))
+        judged = lambda: mean_of_parts(lambda part, d: judge(part, d, play(part, d)[0]), parts, draws)  # noqa: E731
+        answered = lambda: mean_of_parts(lambda part, d: answer(part, d, *play(part, d)), parts, draws)  # noqa: E731
+
+    if recipe.discriminator_loss:
+        grads, (logs_d, stats["discriminator"]) = judged()
+        update("discriminator", grads)
+        logs |= logs_d
+    grads, (logs_s, new_stats) = answered()
+    if recipe.discriminator_loss:
+        stats["discriminator"] = new_stats
+    update("student", grads)
+    logs = {name: jnp.mean(value) for name, value in (logs | logs_s).items()}
+
+    finite = jnp.all(jnp.isfinite(jnp.stack([*logs.values(), *norms.values()])))
+    keep = partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
+    new_state = state.replace(
+        step=state.step + 1,
+        params=keep(params, state.params),
+        stats=keep(stats, state.stats),
+        opt_state=keep(opt_state, state.opt_state),
+        ema=keep(optax.incremental_update(params["student"], state.ema, 1 - ema_decay), state.ema),
+        skipped=state.skipped + ~finite,
+        skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
+    )
+    logs |= {f"grad_norm_{name}": norm for name, norm in norms.items()}
+    return new_state, logs | {"skipped_in_row": new_state.skipped_in_row}
+
+
+def split_batch(batch: Batch, parts: int) -> Batch:
+    """(b, ...) -> (parts, b / parts, ...), every part taking every parts-th sample, so that shards stay where they are."""
+    cut = lambda leaf: jnp.moveaxis(leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]), 1, 0)  # noqa: E731
+    return jax.tree.map(cut, batch)
+
+
+def mean_of_parts(gradient, parts: Batch, draws):
+    """The mean over parts of (grads, (logs, stats)) = gradient(part, draws).
+
+    The statistics do not depend on the data (a power iteration sees the weights alone): every part has the same.
+    """
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, gradient(*part)), None
+
+    shapes = jax.eval_shape(gradient, *jax.tree.map(lambda leaf: leaf[0], (parts, draws)))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, (parts, draws))
+    count = parts.lq.shape[0]
+    return jax.tree.map(lambda leaf: leaf / count, total)
+
+
+class Diverged(RuntimeError):
+    """Too many steps in a row had a loss or gradient that is not finite."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop (SIGTERM) and has saved what it had."""
+
+
+@contextlib.contextmanager
+def stop_signal():
+    """A function that tells whether SIGTERM came since. Handlers can be set in the main thread alone."""
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run(
+    workdir: Path,
+    *,
+    name: str,
+    recipe: Recipe,
+    optimizers: dict,
+    rate: optax.Schedule,
+    frozen,
+    initial: Callable[[], TrainState],
+    open_stream: Callable[[int], Iterator],
+    evaluate: Callable[[TrainState], tuple[dict, dict]],
+    mesh,
+    steps: int,
+    ema_decay: float = 0.999,
+    accumulate: int = 1,
+    log_every: int = 20,
+    evaluate_every: int = 0,
+    save_every: int = 500,
+    keep: int = 2,
+    max_skipped: int = 20,
+) -> TrainState:
+    """Train to `steps` updates, from the latest checkpoint of `workdir` if it has one; returns the last state.
+
+    name           the first word of the progress line
+    rate           the student's learning rate, for the log
+    initial        makes the first state; called abstractly where a checkpoint is restored
+    open_stream    (batches consumed) -> iterator of {"lq", "gt", ...}; also has `skipped` and `close()`
+    evaluate       state -> ({name: number}, {name: picture}), every `evaluate_every` steps (0: never)
+    save_every, keep   a checkpoint every so many steps and at the end; the last `keep` of them stay
+    max_skipped    steps in a row without a finite loss and gradient after which the run gives up (`Diverged`)
+    Raises Stopped after SIGTERM, when the state is saved; OSError when a checkpoint cannot be written.
+    """
+    step_fn = jit_step(recipe=recipe, optimizers=optimizers, ema_decay=ema_decay, accumulate=accumulate)
+    with Checkpoints(workdir / "checkpoints", keep=keep) as checkpoints, stop_signal() as asked_to_stop:
+        consumed = 0
+        if checkpoints.latest_step() is None:
+            state = place(initial(), mesh)
+        else:
+            state, consumed = checkpoints.restore(jax.eval_shape(initial), mesh)
+            say(f"{name}: resumed at step {int(state.step)} of {steps}")
+        step = int(state.step)
+        if step >= steps:
+            return state
+        writer = Writer(workdir, resume_step=step)
+        stream = open_stream(consumed)
+        saved = -1
+
+        def save():
+            nonlocal saved
+            if saved != step:
+                checkpoints.save(state, batches=consumed)
+                saved = step
+
+        try:
+            meter = _Meter(step)
+            late = None  # logs are read one step late, so that the device need not wait for the host
+            while step < steps:
+                if asked_to_stop():
+                    save()
+                    checkpoints.wait()
+                    raise Stopped(f"{name}: stopped at step {step} of {steps}, and saved; the same command goes on.")
+                with meter.waiting():
+                    arrays = next(stream)
+                state, logs = step_fn(state, frozen, as_batch(arrays, mesh))
+                step, consumed = step + 1, consumed + 1
+                last = step == steps
+                if late:
+                    _read(late, meter, max_skipped)
+                late = (step, logs)
+                if step % log_every == 0 or last:
+                    _read(late, meter, max_skipped)
+                    late = None
+                    values = meter.means() | {"learning_rate": float(rate(step - 1)), "skipped": int(state.skipped)}
+                    meter.report(name, step, steps, writer, values, unreadable=getattr(stream, "skipped", 0))
+                if evaluate_every and (step % evaluate_every == 0 or last):
+                    scalars, pictures = evaluate(state)
+                    writer.scalars(step, scalars)
+                    for key, picture in pictures.items():
+                        writer.image(step, key, picture)
+                    meter.restart(step)
+                if step % save_every == 0 or last:
+                    save()
+        finally:
+            stream.close()
+            writer.close()
+    return state
+
+
+def jit_step(*, recipe: Recipe, optimizers: dict, ema_decay: float, accumulate: int):
+    """`train_step` compiled, the state donated: its memory becomes the new state's."""
+    step = partial(train_step, recipe=recipe, optimizers=optimizers, ema_decay=ema_decay, accumulate=accumulate)
+    return jax.jit(step, donate_argnums=0)
+
+
+def as_batch(arrays: dict, mesh) -> Batch:
+    """The pipeline's arrays as a Batch on the mesh; what is neither lq nor gt goes to `extra`."""
+    extra = {key: value for key, value in arrays.items() if key not in ("lq", "gt")}
+    return place_batch(Batch(lq=arrays["lq"], gt=arrays["gt"], extra=extra), mesh)
+
+
+class _Meter:
+    """Means of the logs since the last report, the rate, and the share of time spent waiting for data."""
+
+    def __init__(self, step: int):
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        self._sums, self._count, self._waited = {}, 0, 0.0
+        self._step, self._since = step, time.monotonic()
+
+    @contextlib.contextmanager
+    def waiting(self):
+        begun = time.monotonic()
+        yield
+        self._waited += time.monotonic() - begun
+
+    def add(self, values: dict) -> None:
+        self._count += 1
+        for key, value in values.items():
+            self._sums[key] = self._sums.get(key, 0.0) + float(value)
+
+    def means(self) -> dict[str, float]:
+        return {key: total / max(self._count, 1) for key, total in self._sums.items()}
+
+    def report(self, name, step, steps, writer, values, *, unreadable) -> None:
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        rate, waiting = (step - self._step) / seconds, self._waited / seconds
+        shown = {key: value for key, value in values.items() if not key.startswith(("grad_norm", "logit", "learning"))}
+        if not shown["skipped"]:
+            del shown["skipped"]
+        progress(name, step, steps, rate, waiting, shown)
+        told = {"steps_per_second": rate, "waiting_for_data": waiting, "unreadable_files": unreadable}
+        writer.scalars(step, values | told)
+        self.restart(step)
+
+
+def _read(late, meter: _Meter, max_skipped: int) -> None:
+    """Fetch the logs of a step; steps that were skipped count towards giving up, not towards the means."""
+    step, logs = late
+    values = {key: float(value) for key, value in jax.device_get(logs).items()}
+    in_row = int(values.pop("skipped_in_row"))
+    if in_row == 0:
+        meter.add(values)
+        return
+    bad = ", ".join(key for key, value in values.items() if not math.isfinite(value))
+    say(f"step {step} left out: {bad} not finite ({in_row} in a row)")
+    if in_row >= max_skipped:
+        raise Diverged(
+            f"{in_row} steps in a row (up to {step}) had a loss or gradient that is not finite ({bad}), as many as "
+            "config.train.max_skipped allows; use a lower config.optimizer.lr, clip (config.optimizer.clip=1.0), or "
+            "float32 (config.networks.denoiser.dtype)."
+        )

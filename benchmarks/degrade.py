@@ -35,7 +35,7 @@ def copy_demo(folder: str) -> None:
 
 
 def stream_rate(seconds: float, *, batch_size: int, **config) -> float:
-    """Crops a second of the steady stream: start-up is not counted."""
+    """Crops a second by the clock of the steady stream: start-up is not counted."""
     with data.training_stream(batch_size=batch_size, prefetch=1, **config) as stream:
         for _ in range(2 * max(1, config["num_workers"])):
             next(stream)
@@ -48,7 +48,10 @@ def stream_rate(seconds: float, *, batch_size: int, **config) -> float:
 
 
 def one_core_rates(seconds: float, *, folder: str, gt_size: int, jpeg: str) -> tuple[float, float]:
-    """Crops a second of this process alone: whole examples, and the degradation alone; medians of five parts."""
+    """Crops a second of CPU time (one thread): whole examples, and the degradation alone; medians of five parts.
+
+    CPU time, because other work on the machine would otherwise count as ours.
+    """
     source = sources.open_source("folder", folder)
     example, count = Example(source, gt_size, 4, {"jpeg": jpeg}), len(source)
     rng = np.random.default_rng(0)
@@ -57,11 +60,11 @@ def one_core_rates(seconds: float, *, folder: str, gt_size: int, jpeg: str) -> t
     def rate(work) -> float:
         rates = []
         for _ in range(5):
-            started, done = time.perf_counter(), 0
-            while time.perf_counter() - started < seconds / 5:
+            started, done = time.process_time(), 0
+            while time.process_time() - started < seconds / 5:
                 work(done)
                 done += 1
-            rates.append(done / (time.perf_counter() - started))
+            rates.append(done / (time.process_time() - started))
         return statistics.median(rates)
 
     whole = rate(lambda i: example(i % count, rng))
@@ -90,7 +93,7 @@ def main() -> None:
             one_core_rates(options.seconds, folder=folder, gt_size=options.gt_size, jpeg=jpeg)
             for jpeg in ("real", "simulated")
         ]
-        for row, rates in zip(("one core", "  degradation alone"), zip(*cores)):
+        for row, rates in zip(("one core (CPU time)", "  degradation alone"), zip(*cores)):
             print(f"{row:28}" + "".join(f"{rate:12.1f}" for rate in rates), flush=True)
         rates = [
             stream_rate(
@@ -105,7 +108,7 @@ def main() -> None:
             )
             for jpeg in ("real", "simulated")
         ]
-        print(f"{f'{options.workers} worker processes':28}" + "".join(f"{rate:12.1f}" for rate in rates))
+        print(f"{f'{options.workers} worker processes (clock)':28}" + "".join(f"{rate:12.1f}" for rate in rates))
 
 
 if __name__ == "__main__":

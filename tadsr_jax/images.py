@@ -12,6 +12,7 @@ Arrays are (h, w, 3) RGB. The resizes are apart because they differ: at x1/4, Py
 """
 
 import functools
+import importlib
 import io
 import math
 import os
@@ -22,7 +23,9 @@ from PIL import Image, ImageOps
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 # Pillow offers dozens of decoders; a picture from a stranger meets only these.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
+for _name in ("Png", "Jpeg", "WebP", "Bmp", "Tiff", "Ppm"):
+    importlib.import_module(f"PIL.{_name}ImagePlugin")  # Pillow would load all of its plugins, or too few
 MAX_PIXELS = 178_956_970  # two times Pillow's warning limit: where Pillow itself refuses a decompression bomb
 MODES = ("area", "bilinear", "bicubic")
 

@@ -145,9 +145,9 @@ def train_step(
     if recipe.discriminator_loss:
         stats["discriminator"] = new_stats
     update("student", grads)
-    logs = {name: jnp.mean(value) for name, value in (logs | logs_s).items()}
+    logs |= logs_s
 
-    finite = jnp.all(jnp.isfinite(jnp.stack([*logs.values(), *norms.values()])))
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(value)) for value in (*logs.values(), *norms.values())]))
     keep = partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
     new_state = state.replace(
         step=state.step + 1,
@@ -190,6 +190,10 @@ class Diverged(RuntimeError):
 
 class Stopped(Exception):
     """The run was asked to stop (SIGTERM) and has saved what it had."""
+
+
+class NoData(RuntimeError):
+    """The source yields no usable picture."""
 
 
 @contextlib.contextmanager
@@ -268,7 +272,7 @@ def run(
                     checkpoints.wait()
                     raise Stopped(f"{name}: stopped at step {step} of {steps}, and saved; the same command goes on.")
                 with meter.waiting():
-                    arrays = next(stream)
+                    arrays = _next(stream)
                 state, logs = step_fn(state, frozen, as_batch(arrays, mesh))
                 step, consumed = step + 1, consumed + 1
                 last = step == steps
@@ -294,9 +298,22 @@ def run(
     return state
 
 
+def _next(stream) -> dict:
+    try:
+        return next(stream)
+    except ValueError as error:  # what the source says when it has looked at many pictures and could use none
+        raise NoData(" ".join(str(error).split())) from error
+
+
 def jit_step(*, recipe: Recipe, optimizers: dict, ema_decay: float, accumulate: int):
-    """`train_step` compiled, the state donated: its memory becomes the new state's."""
-    step = partial(train_step, recipe=recipe, optimizers=optimizers, ema_decay=ema_decay, accumulate=accumulate)
+    """`train_step` compiled, with batch means as logs; the state is donated: its memory becomes the new state's."""
+
+    def step(state, frozen, batch):
+        state, logs = train_step(
+            state, frozen, batch, recipe=recipe, optimizers=optimizers, ema_decay=ema_decay, accumulate=accumulate
+        )
+        return state, jax.tree.map(jnp.mean, logs)
+
     return jax.jit(step, donate_argnums=0)
 
 

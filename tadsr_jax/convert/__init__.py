@@ -1,4 +1,4 @@
 """Conversion: foreign weight files into our variables and back.
 
-names        public parameter names and layouts <-> our paths          torch_file   .pth without executing it, .safetensors
+names        public parameter names and layouts <-> our paths      torch_file   .pth unexecuted, .safetensors
 """

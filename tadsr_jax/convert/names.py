@@ -24,15 +24,15 @@ LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "embedding.weight"
 KERNEL_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
 
 # Order of siblings in the public files, which is the order in which their constructors create them.
-ORDER = """
-    weight bias weight_orig weight_u weight_v relative_position_bias_table relative_position_index attn_mask
-    time_embed feature_extractor input_blocks middle_block output_blocks
-    heads main fn cls in_layers emb_layers out_layers skip_connection out
-    patch_embed patch_unembed blocks norm1 conv1 attn norm2 conv2 nin_shortcut mlp qkv proj fc1 fc2
-    encoder decoder quantize quant_conv post_quant_conv
-    conv_in down mid up block_1 attn_1 block_2 norm_out conv_out block attn downsample upsample norm q k v proj_out
-""".split()
-RANKS = {word: rank for rank, word in reversed(list(enumerate(ORDER)))}
+ORDER = (
+    "weight bias weight_orig weight_u weight_v relative_position_bias_table relative_position_index attn_mask",
+    "time_embed feature_extractor input_blocks middle_block output_blocks",
+    "heads main fn cls in_layers emb_layers out_layers skip_connection out",
+    "patch_embed patch_unembed blocks qkv proj fc1 fc2",
+    "encoder decoder quantize quant_conv post_quant_conv conv_in down mid up block_1 attn_1 block_2 norm_out conv_out",
+    "block norm1 conv1 attn norm2 conv2 nin_shortcut mlp downsample upsample norm q k v proj_out",
+)
+RANKS = {word: rank for rank, word in enumerate(" ".join(ORDER).split())}
 
 # A name that tells what a file holds.
 SIGNATURES = {

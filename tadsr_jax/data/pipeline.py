@@ -269,21 +269,4 @@ def check(**config) -> None:
             f"config.data.degradation is {values['degradation']!r}; expected a dict with 'kind'."
         ) from None
     degrade.validate(settings, scale=1 if source == "pairs" else scale)
-    _check_place(source, values["path"], values["lq_path"])
-
-
-def _check_place(source: str, path: str | None, lq_path: str | None) -> None:
-    """Whether the named places exist; listing them is left to the start of the stream."""
-    if source not in sources.SOURCES:
-        raise ValueError(f"config.data.source is {source!r}; expected one of {', '.join(sources.SOURCES)}.")
-    if source in ("demo", "tfds"):
-        return
-    if not path:
-        raise ValueError(f"config.data.path is {path!r}; source={source!r} needs the place of your pictures.")
-    folders = {"folder": ("path",), "pairs": ("path", "lq_path")}.get(source, ())
-    for key in ("path", "lq_path") if source == "pairs" else ("path",):
-        place = path if key == "path" else lq_path
-        if not place or not os.path.exists(place):
-            raise ValueError(f"config.data.{key} is {str(place)!r}, which does not exist; source={source!r} reads it.")
-        if key in folders and not os.path.isdir(place):
-            raise ValueError(f"config.data.{key} is {str(place)!r}, which is no folder; source={source!r} needs one.")
+    sources.check_place(source, values["path"], values["lq_path"])

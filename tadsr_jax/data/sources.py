@@ -75,8 +75,6 @@ def _list_pictures(root: Path) -> tuple[list[str], int]:
 
 
 def _folder_names(root: Path, key: str) -> list[str]:
-    if not root.is_dir():
-        raise ValueError(f"config.data.{key} is {str(root)!r}, which is no folder; name a folder of pictures.")
     names, others = _list_pictures(root)
     if not names:
         raise ValueError(
@@ -92,8 +90,6 @@ def _folder(path: str, **_) -> Files:
 
 def _list(path: str, **_) -> Files:
     file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"config.data.path is {path!r}, which is no file; source='list' takes a text file of paths.")
     names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     names = [name for name in names if name and not name.startswith("#")]
     if not names:
@@ -124,9 +120,7 @@ class Pairs:
         return {"gt": gt, "lq": lq}
 
 
-def _pairs(path: str, lq_path: str | None = None, scale: int = 1, **_) -> Pairs:
-    if lq_path is None:
-        raise ValueError("config.data.lq_path is None; source='pairs' takes two folders, path (gt) and lq_path (lq).")
+def _pairs(path: str, lq_path: str, scale: int = 1, **_) -> Pairs:
     gt = {os.path.splitext(name)[0]: name for name in _folder_names(Path(path), "path")}
     lq = {os.path.splitext(name)[0]: name for name in _folder_names(Path(lq_path), "lq_path")}
     both = sorted(gt.keys() & lq.keys())
@@ -237,10 +231,28 @@ def _demo(is_training: bool = True, **_) -> Demo:
 SOURCES = {"folder": _folder, "list": _list, "pairs": _pairs, "records": _records, "tfds": _tfds, "demo": _demo}
 
 
-def open_source(source: str, path: str | None, **options) -> Source:
-    """The source that `config.data.source` and `config.data.path` name. ValueError says which key is wrong, and why."""
+def check_place(source: str, path: str | None, lq_path: str | None = None) -> None:
+    """ValueError where a source is unknown, or the place that it needs is missing; lists and opens nothing."""
     if source not in SOURCES:
         raise ValueError(f"config.data.source is {source!r}; expected one of {', '.join(SOURCES)}.")
-    if source != "demo" and not path:
-        raise ValueError(f"config.data.path is {path!r}; source={source!r} needs the place of your pictures.")
-    return SOURCES[source](path=path, **options)
+    if source == "demo":
+        return
+    for key, place in {"path": path, "lq_path": lq_path}.items():
+        if key == "lq_path" and source != "pairs":
+            continue
+        if not place:
+            raise ValueError(f"config.data.{key} is {place!r}; source={source!r} needs the place of your pictures.")
+        if source == "tfds":  # a name may stand for the place
+            continue
+        if not os.path.exists(place):
+            raise ValueError(f"config.data.{key} is {str(place)!r}, which does not exist; source={source!r} reads it.")
+        if source in ("folder", "pairs") and not os.path.isdir(place):
+            raise ValueError(f"config.data.{key} is {str(place)!r}, which is no folder; source={source!r} needs one.")
+        if source == "list" and not os.path.isfile(place):
+            raise ValueError(f"config.data.path is {str(place)!r}, which is no text file; source='list' reads one.")
+
+
+def open_source(source: str, path: str | None, *, lq_path: str | None = None, **options) -> Source:
+    """The source that `config.data.source` and `config.data.path` name. ValueError says which key is wrong, and why."""
+    check_place(source, path, lq_path)
+    return SOURCES[source](path=path, lq_path=lq_path, **options)

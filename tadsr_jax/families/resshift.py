@@ -6,7 +6,6 @@
 trees: `frozen["autoencoder"]` and the denoiser's (the student's, the teacher's: one architecture, two sets of numbers).
 """
 
-import inspect
 import math
 from functools import partial
 
@@ -14,8 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tadsr_jax.config import bind
 from tadsr_jax.diffusion import sample as sampling
 from tadsr_jax.diffusion.shift import ShiftSchedule, shift_schedule
+from tadsr_jax.networks import init_variables
 from tadsr_jax.networks.space_to_depth import SpaceToDepth
 from tadsr_jax.networks.unet_small import SmallUNet
 from tadsr_jax.networks.unet_swin import SwinUNet
@@ -39,21 +40,18 @@ def upsample(picture, scale: int):
     return jax.image.resize(picture, (b, h * scale, w * scale, c), method, antialias=False)
 
 
-def _module(kinds: dict, section: str, *, kind: str, dtype: str = "float32", **settings):
-    """The linen module of a section of the config; its keywords are the module's fields."""
+def _module(kinds: dict, section: str, settings: dict) -> nn.Module:
+    """The linen module of a section of the config: its kind, and the fields of that module."""
+    settings = dict(settings)
+    kind = settings.pop("kind", None)
     if kind not in kinds:
         raise ValueError(f"config.networks.{section}.kind is {kind!r}; expected one of {', '.join(kinds)}.")
-    if dtype not in DTYPES:
-        raise ValueError(f"config.networks.{section}.dtype is {dtype!r}; expected one of {', '.join(DTYPES)}.")
-    accepted = [name for name in inspect.signature(kinds[kind]).parameters if name not in ("parent", "name", "dtype")]
-    for name in settings:
-        if name not in accepted:
-            raise ValueError(
-                f"config.networks.{section}.{name} is unknown to {kind!r}; expected kind, dtype, {', '.join(accepted)}."
-            )
-    # Linen compares and hashes fields: lists, as JSON and ConfigDict give them, become tuples.
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-    return kinds[kind](dtype=DTYPES[dtype], **settings)
+    dtype = settings.pop("dtype", None)
+    if dtype is not None:
+        if dtype not in DTYPES:
+            raise ValueError(f"config.networks.{section}.dtype is {dtype!r}; expected one of {', '.join(DTYPES)}.")
+        settings["dtype"] = DTYPES[dtype]
+    return kinds[kind](**bind(kinds[kind], f"config.networks.{section}", settings))
 
 
 def build(*, scale: int, denoiser: dict, autoencoder: dict, diffusion: dict, condition_on_z_y: bool = False) -> Family:
@@ -65,14 +63,10 @@ def build(*, scale: int, denoiser: dict, autoencoder: dict, diffusion: dict, con
     diffusion          keywords of `diffusion.shift.shift_schedule`
     condition_on_z_y   give the denoiser lq and z_y side by side instead of lq alone (needs lq at latent resolution)
     """
-    accepted = list(inspect.signature(shift_schedule).parameters)
-    for name in diffusion:
-        if name not in accepted:
-            raise ValueError(f"config.diffusion.{name} is unknown; expected one of {', '.join(accepted)}.")
     return assemble(
-        _module(DENOISERS, "denoiser", **denoiser),
-        _module(AUTOENCODERS, "autoencoder", **autoencoder),
-        shift_schedule(**diffusion),
+        _module(DENOISERS, "denoiser", denoiser),
+        _module(AUTOENCODERS, "autoencoder", autoencoder),
+        shift_schedule(**bind(shift_schedule, "config.diffusion", diffusion)),
         scale=scale,
         condition_on_z_y=condition_on_z_y,
     )
@@ -115,15 +109,10 @@ def assemble(
         return [m.astype(jnp.float32) for m in maps]
 
     def init(key):
-        """Parameters of both networks, drawn as the public code draws them."""
-        key_denoiser, key_autoencoder = jax.random.split(key)
-        lq = jnp.zeros((1, multiple, multiple, 3))
-        mask = jnp.zeros((1, multiple, multiple, 1)) if getattr(denoiser, "cond_mask", False) else None
-        image = jnp.zeros((1, multiple * scale, multiple * scale, 3))
-        fixed = {"autoencoder": autoencoder.init(key_autoencoder, image).get("params", {})}
-        known = condition(fixed, lq, {"mask": mask})
-        made = denoiser.init(key_denoiser, *inputs(known["z_y"], jnp.zeros((1,), jnp.int32), known, schedule))
-        return {"denoiser": made["params"], **fixed}
+        """Fresh parameters of both networks, drawn as the public code draws them."""
+        keys = dict(zip(("denoiser", "autoencoder"), jax.random.split(key), strict=True))
+        modules = {"denoiser": denoiser, "autoencoder": autoencoder}
+        return {name: init_variables(module, keys[name]).get("params", {}) for name, module in modules.items()}
 
     def sample(params, lq, noise, *, steps: int, extra: dict | None = None):
         """The picture of `lq` by `steps` deterministic steps from latent `noise`; one step is SinSR's and TAD-SR's."""

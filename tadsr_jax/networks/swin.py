@@ -108,7 +108,7 @@ class SwinBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        n, h, w, c = x.shape
+        c = x.shape[-1]
         y = GroupNorm(dtype=self.dtype, name="norm1")(x)
         y = split_windows(jnp.roll(y, (-self.shift, -self.shift), (1, 2)), self.window)
         y = WindowAttention(self.num_heads, self.window, self.shift, self.dtype, name="attn")(y)

@@ -217,8 +217,9 @@ class SwinUNet(nn.Module):
         if h % self.size_multiple or w % self.size_multiple:
             raise ValueError(f"The latent is {h}x{w}; this network needs multiples of {self.size_multiple}: pad it.")
         for name, picture, wanted in (("lq", lq, self.cond_lq), ("mask", mask, self.cond_mask)):
+            given = "None" if picture is None else "given"
             if wanted != (picture is not None):
-                raise ValueError(f"cond_{name} is {wanted}, but {name} is {'given' if picture is not None else 'None'}.")
+                raise ValueError(f"cond_{name} is {wanted}, but {name} is {given}.")
             if wanted and picture.shape[1:3] != (h * self.lq_ratio, w * self.lq_ratio):
                 raise ValueError(
                     f"{name} is {picture.shape[1]}x{picture.shape[2]}; for a latent of {h}x{w} this network takes "

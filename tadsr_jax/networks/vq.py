@@ -254,5 +254,7 @@ def from_public(**config) -> VQModel:
             raise ValueError(f"{key} is {value!r}; this autoencoder has {key}={only!r} only.")
     accepted = [name for name in VQModel.__dataclass_fields__ if name not in ("parent", "name")]
     if unknown := sorted(set(config) - set(accepted)):
-        raise ValueError(f"Unknown arguments of the autoencoder: {', '.join(unknown)}. Accepted: {', '.join(accepted)}.")
+        raise ValueError(
+            f"Unknown arguments of the autoencoder: {', '.join(unknown)}. Accepted: {', '.join(accepted)}."
+        )
     return VQModel(**{key: tuple(value) if isinstance(value, list | tuple) else value for key, value in config.items()})

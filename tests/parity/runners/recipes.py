@@ -195,14 +195,6 @@ def buffers_after(stats) -> dict:
     return {f"buffers_after/{name}": value for name, value in names.to_torch(stats or {}).items()}
 
 
-@partial(jax.jit, static_argnames="setting")
-def _step(state, frozen, batch, given, *, setting):
-    optimizers, _ = _optimizers(setting)
-    ema = json.loads(setting.config)["train"]["ema_rate"]
-    recipe = setting.recipe(given)
-    return train.train_step(state, frozen, batch, recipe=recipe, optimizers=optimizers, ema_decay=ema)
-
-
 def _optimizers(setting: Setting):
     """The case's optimisers; the student's count starts where `first_iteration` says."""
     options = json.loads(setting.config)["train"]
@@ -242,7 +234,10 @@ def steps(case) -> dict:
         inputs = {key.removeprefix(prefix): value for key, value in case.inputs.items() if key.startswith(prefix)}
         setting = setting_of(case, prefix)
         made[f"lr/{number}"] = rate(number)
-        state, logs = _step(state, frozen, batch_of(inputs), recorded_draws(inputs), setting=setting)
+        recipe = setting.recipe(recorded_draws(inputs))
+        state, logs = train.train_step(
+            state, frozen, batch_of(inputs), recipe=recipe, optimizers=optimizers, ema_decay=options["ema_rate"]
+        )
         for name, value in logs.items():
             made[f"{rename.get(name, name)}/{number}"] = value * weights.get(name, 1.0)
     public = {"student": {"params": state.params["student"]}, "ema": {"params": state.ema}}

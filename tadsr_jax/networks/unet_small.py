@@ -45,6 +45,8 @@ class SmallUNet(nn.Module):
     blocks: int = 2  # on every level of both sides, and in the middle
     embed_dim: int = 64
     input_gain: float = 4.0
+    shrink: int = 96
+    asize: int = 1
     dtype: Dtype = jnp.float32
     remat: bool = False  # recompute the blocks in the backward pass: less memory, more time
 
@@ -72,7 +74,8 @@ class SmallUNet(nn.Module):
             return Conv(features, dtype=self.dtype, name=name, **options)
 
         z_y = lq[..., 3:]
-        x = jnp.concatenate([self.input_gain * (x - z_y), lq], axis=-1)
+        r = self.input_gain * (x - z_y)
+        x = jnp.concatenate([r, lq], axis=-1)
         h, maps = conv(self.widths[0], "stem")(x), []
         for level, width in enumerate(self.widths):
             if level:
@@ -84,4 +87,6 @@ class SmallUNet(nn.Module):
         for level in reversed(range(len(self.widths) - 1)):
             h = upsample2(conv(self.widths[level], f"up.{level}.conv", size=1)(h)) + maps[level]
             h = run(h, f"up.{level}.block")
-        return conv(self.latent_channels, "out", zero_init=True)(nn.silu(h))
+        h = nn.silu(h)
+        shrunk = conv(self.shrink, "analysis", size=self.asize)(r) * conv(self.shrink, "gate", size=1)(h)
+        return conv(self.latent_channels, "out", zero_init=True)(h) + conv(self.latent_channels, "synthesis", size=self.asize, zero_init=True)(shrunk)

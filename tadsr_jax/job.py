@@ -76,14 +76,20 @@ def read(config) -> Job:
         teacher = read(config["teacher"])
         _check_same_model("config.teacher", family, teacher.family)
     weights = _weights(config, family, recipe, comes_first=teacher is not None)
-    pairs = data.validation_pairs(
-        **bind(data.validation_pairs, "config.validation", config["validation"], given=PROVIDED["validation"]),
-        scale=config["scale"],
-        degradation=config["data"].get("degradation"),
-        seed=config["seed"],
-        multiple=family.multiple,
-    )
+    pairs = _validation_pairs(config, family)
     return Job(config, family, recipe, optimizers, rate, mesh, pairs, weights, teacher)
+
+
+def _validation_pairs(config: dict, family: Family) -> list[dict]:
+    """The pictures of config.validation, degraded as those of config.data."""
+    settings = bind(data.validation_pairs, "config.validation", config["validation"], given=PROVIDED["validation"])
+    degradation = config["data"].get("degradation")
+    try:
+        return data.validation_pairs(
+            **settings, scale=family.scale, degradation=degradation, seed=config["seed"], multiple=family.multiple
+        )
+    except ValueError as error:  # sources speak of config.data, which most of them serve
+        raise ValueError(str(error).replace("config.data.", "config.validation.")) from None
 
 
 def _check_sections(config: dict) -> None:

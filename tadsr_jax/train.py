@@ -52,7 +52,8 @@ def learning_rate(
         after = optax.piecewise_constant_schedule(lr, halvings)
     rate = after
     if warmup_steps:
-        rate = optax.join_schedules([optax.linear_schedule(0.0, lr, warmup_steps), after], [warmup_steps])
+        # optax.linear_schedule takes the difference of two near numbers: 3e-4 off at the first of 5,000 steps.
+        rate = optax.join_schedules([lambda count: lr * count / warmup_steps, after], [warmup_steps])
     if first_step_full_rate:
         return lambda count: jnp.where(count == 0, lr, rate(count))
     return rate

@@ -49,7 +49,7 @@ def full() -> ConfigDict:
         num_steps=15, kappa=2.0, min_noise_level=0.04, etas_end=0.99, power=0.3, cap_start=True,
         predict="xstart", input_scaling="latent", sigma_data=placeholder(float),
     )
-    c.losses = dict(weighting="uniform", perceptual=0.0, backbone="vgg")  # v3: perceptual=1.0; faces: 10.0
+    c.losses = dict(weighting="uniform", perceptual=0.0)  # v3: perceptual=1.0; faces: 10.0
     c.data = dict(
         source="folder",  # folder, list, pairs, records, tfds, demo
         path=placeholder(str),
@@ -94,7 +94,7 @@ def small() -> ConfigDict:
         num_steps=4, kappa=0.2, min_noise_level=0.04, etas_end=0.99, power=0.3, cap_start=True,
         predict="preconditioned", input_scaling="none", sigma_data=0.13,
     )
-    c.losses = dict(weighting="preconditioned", perceptual=0.0, backbone="vgg")
+    c.losses = dict(weighting="preconditioned", perceptual=0.0)
     c.data.update(source="demo", batch_size=16, gt_size=96, num_workers=1, degradation=mild())
     c.validation.update(count=8, gt_size=256)
     c.optimizer.student.update(lr=1e-3, warmup_steps=50, schedule="cosine", clip=1.0)

@@ -120,7 +120,7 @@ def _recipe(config: dict, family: Family) -> Recipe:
     make = RECIPES[config["recipe"]]
     options = bind(make, "config.losses", config["losses"], given=PROVIDED["losses"])
     if options.get("perceptual"):
-        options["lpips"] = partial(lpips, net=options.get("backbone", "vgg"))
+        options["lpips"] = lpips
     return make(family, **options)
 
 
@@ -209,7 +209,7 @@ def _weights(config: dict, family: Family, recipe: Recipe, *, comes_first: bool)
                 "config.losses.perceptual needs config.init.lpips_backbone (vgg16-397923af.pth of torchvision) and "
                 "config.init.lpips_heads (weights/v0.1/vgg.pth of the lpips package)."
             )
-        weights["lpips"] = lpips_files.load(*files, net=config["losses"].get("backbone", "vgg"))
+        weights["lpips"] = lpips_files.load(*files)
     return weights
 
 

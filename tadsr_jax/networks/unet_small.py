@@ -11,6 +11,7 @@ samples a group norm couples flat areas to textured ones, and what it does to th
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tadsr_jax.networks.layers import Conv, Dense, Dtype, timestep_embedding, upsample2
 
@@ -32,6 +33,31 @@ class Block(nn.Module):
         return x + Conv(c, zero_init=True, dtype=self.dtype, name="conv2")(nn.silu(h * (1 + scale) + shift))
 
 
+def cosine_basis(n: int) -> np.ndarray:
+    """The orthonormal DCT-II matrix (n, n): row k holds cos(pi k (i + 1/2) / n)."""
+    rows = np.cos(np.pi * np.arange(n)[:, None] * (np.arange(n) + 0.5) / n)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+class Transform(nn.Module):
+    """3x3"""
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, inverse=False):
+        c = x.shape[-1]
+        f = round((c // 3) ** 0.5)
+        basis = np.kron(np.kron(cosine_basis(f), cosine_basis(f)), cosine_basis(3))  # frequency x pixel
+        centre = np.zeros((3, 3, c, c), np.float32)
+        centre[1, 1] = basis if inverse else basis.T  # (in, out)
+        kernel = self.param("kernel", lambda key: jnp.asarray(centre))
+        return jax.lax.conv_general_dilated(
+            x.astype(self.dtype), kernel.astype(self.dtype), (1, 1), [(1, 1), (1, 1)],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+
 class SmallUNet(nn.Module):
     """x (n, h, w, c), t (n,), lq (n, h, w, 3 + c) -> (n, h, w, c), or the list of the encoder's maps.
 
@@ -44,9 +70,9 @@ class SmallUNet(nn.Module):
     widths: tuple[int, ...] = (64, 96, 128)
     blocks: int = 2  # on every level of both sides, and in the middle
     embed_dim: int = 64
-    input_gain: float = 4.0
-    shrink: int = 96
-    asize: int = 1
+    detail_gain: float = 8.0
+    soft_limit: float = 6.0
+    gt: bool = True
     dtype: Dtype = jnp.float32
     remat: bool = False  # recompute the blocks in the backward pass: less memory, more time
 
@@ -73,10 +99,10 @@ class SmallUNet(nn.Module):
         def conv(features, name, **options):
             return Conv(features, dtype=self.dtype, name=name, **options)
 
-        z_y = lq[..., 3:]
-        r = self.input_gain * (x - z_y)
-        x = jnp.concatenate([r, lq], axis=-1)
-        h, maps = conv(self.widths[0], "stem")(x), []
+        lq, z_y = jnp.split(lq, [3], axis=-1)
+        detail = self.detail_gain * (z_y - jnp.tile(lq, self.latent_channels // 3))
+        h = jnp.concatenate([x / jnp.sqrt(1 + jnp.square(x / self.soft_limit)), lq, detail], axis=-1)
+        h, maps = conv(self.widths[0], "stem")(h), []
         for level, width in enumerate(self.widths):
             if level:
                 h = conv(width, f"down.{level}.conv", stride=2)(h)
@@ -88,5 +114,7 @@ class SmallUNet(nn.Module):
             h = upsample2(conv(self.widths[level], f"up.{level}.conv", size=1)(h)) + maps[level]
             h = run(h, f"up.{level}.block")
         h = nn.silu(h)
-        shrunk = conv(self.shrink, "analysis", size=self.asize)(r) * conv(self.shrink, "gate", size=1)(h)
-        return conv(self.latent_channels, "out", zero_init=True)(h) + conv(self.latent_channels, "synthesis", size=self.asize, zero_init=True)(shrunk)
+        gate = conv(self.latent_channels, "gate", zero_init=True)(h)
+        gate += Dense(self.latent_channels, dtype=self.dtype, name="gate_emb")(emb)[:, None, None] if self.gt else 0
+        kept = Transform(self.dtype, name="synthesis")(gate * Transform(self.dtype, name="analysis")(x), inverse=True)
+        return kept + conv(self.latent_channels, "out", zero_init=True)(h)

@@ -32,15 +32,12 @@ def step_weight(schedule, weighting: str) -> np.ndarray:
     return in_output * schedule.mse_weight if weighting == "bound" else in_output
 
 
-def recipe(
-    family: Family, *, weighting: str = "uniform", perceptual: float = 0.0, lpips=None, backbone: str = "vgg"
-) -> Recipe:
+def recipe(family: Family, *, weighting: str = "uniform", perceptual: float = 0.0, lpips=None) -> Recipe:
     """ResShift's own training.
 
     weighting    how the steps are weighted, see `step_weight`
     perceptual   weight of the LPIPS term: 0 (v1, v2), 1 (v3, bicubic, x2) or 10 (faces, inpainting)
-    lpips        (frozen["lpips"], a, b) -> (b,), made by `networks.perceptual`; needed with `perceptual`
-    backbone     name of the network behind `lpips`, for the user's files (config.init)
+    lpips        (frozen["lpips"], a, b) -> (b,): `networks.perceptual.lpips`; needed with `perceptual`
     """
     schedule = family.schedule
     weight = step_weight(schedule, weighting)

@@ -1,0 +1,82 @@
+"""Models for the tests of recipes and training: one to work out by hand, one to compile in seconds.
+
+toy_family    latents are pictures, the network a line:  z0 = gain * scale_input(z_t) + drift * t
+tiny_family   the embedded default's networks, as small as they get
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tadsr_jax.diffusion.shift import shift_schedule
+from tadsr_jax.families import resshift
+from tadsr_jax.types import Batch, Family
+
+CHANNELS = 32  # what the discriminator's group norms need
+SHAPE = (2, 2, 2, CHANNELS)
+STUDENT = {"gain": jnp.float32(0.9), "drift": jnp.float32(0.05)}
+TEACHER = {"gain": jnp.float32(0.6), "drift": jnp.float32(0.1)}
+
+
+def toy_family(calls: list | None = None, **diffusion) -> Family:
+    """`calls` gets an entry whenever the network is traced: "z0" or "features"."""
+    schedule = shift_schedule(**({"num_steps": 4, "kappa": 0.5} | diffusion))
+    calls = [] if calls is None else calls
+
+    def predict_z0(params, z_t, t, condition, chain=schedule):
+        calls.append("z0")
+        t = jnp.broadcast_to(t, z_t.shape[:1])
+        return params["gain"] * chain.scale_input(z_t, t) + params["drift"] * t[:, None, None, None]
+
+    def features(params, z_t, t, condition):
+        calls.append("features")
+        return [params["gain"] * schedule.scale_input(z_t, jnp.broadcast_to(t, z_t.shape[:1]))]
+
+    return Family(
+        networks={},
+        schedule=schedule,
+        scale=1,
+        multiple=1,
+        encode=lambda frozen, image: image,
+        decode=lambda frozen, z: z,
+        condition=lambda frozen, lq, extra: {"lq": lq, "z_y": lq, "mask": extra.get("mask")},
+        predict_z0=predict_z0,
+        features=features,
+        init=None,
+        sample=None,
+    )
+
+
+def toy_batch(seed: int = 0, **extra) -> Batch:
+    rng = np.random.default_rng(seed)
+    lq, gt = (jnp.asarray(rng.normal(size=SHAPE), jnp.float32) for _ in range(2))
+    return Batch(lq=lq, gt=gt, extra=extra)
+
+
+def normal(seed: int, shape=SHAPE):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def tiny_family(**diffusion) -> Family:
+    """Twice enlarged, one level of 32 channels, latents of 12."""
+    return resshift.build(
+        scale=2,
+        denoiser={"kind": "small", "latent_channels": 12, "widths": (32,), "blocks": 1, "embed_dim": 8},
+        autoencoder={"kind": "space_to_depth", "factor": 2},
+        diffusion={"num_steps": 3, "kappa": 0.2} | diffusion,
+        condition_on_z_y=True,
+    )
+
+
+def tiny_batch(size: int = 2, seed: int = 0) -> Batch:
+    """`size` pictures of 8 x 8 pixels, halved."""
+    gt = np.random.default_rng(seed).uniform(-1, 1, (size, 8, 8, 3)).astype(np.float32)
+    lq = gt.reshape(size, 4, 2, 4, 2, 3).mean((2, 4))
+    return Batch(lq=jnp.asarray(lq), gt=jnp.asarray(gt))
+
+
+def randomised(tree, seed: int = 0):
+    """The tree with random numbers of deviation 0.3: what a network is after some training, nothing being zero."""
+    leaves, structure = jax.tree.flatten(tree)
+    rng = np.random.default_rng(seed)
+    return structure.unflatten([jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves])

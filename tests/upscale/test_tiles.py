@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+
+from tadsr_jax.upscale import tiles
+
+pytestmark = pytest.mark.quick
+
+PICTURE = np.random.default_rng(0).normal(size=(2, 11, 14, 3)).astype(np.float32)
+
+
+def repeat(picture, scale=2):
+    """Nearest-neighbour enlargement: what a pixel becomes depends on nothing but the pixel."""
+    return picture.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def test_the_last_tile_is_moved_back_to_end_with_the_picture():
+    assert tiles.starts(10, size=4, stride=3) == [0, 3, 6]
+    assert tiles.starts(11, size=4, stride=3) == [0, 3, 6, 7]
+
+
+def test_a_tile_that_would_come_twice_comes_once():
+    assert tiles.starts(8, size=4, stride=1) == [0, 1, 2, 3, 4]
+    assert tiles.starts(8, size=4, stride=4) == [0, 4]
+
+
+def test_a_picture_no_longer_than_a_tile_is_one_tile():
+    assert tiles.starts(4, size=4, stride=2) == [0]
+    assert tiles.starts(3, size=4, stride=2) == [0]
+
+
+def test_every_pixel_is_covered():
+    for length in range(1, 30):
+        covered = {p for start in tiles.starts(length, size=5, stride=4) for p in range(start, min(start + 5, length))}
+        assert covered == set(range(length))
+
+
+def test_tiles_are_visited_row_by_row():
+    assert tiles.places(6, 5, size=4, stride=2) == [(0, 0), (0, 1), (2, 0), (2, 1)]
+
+
+def test_coverage_counts_the_tiles_over_a_pixel():
+    got = tiles.coverage(3, 4, size=3, stride=1, scale=1)
+    np.testing.assert_array_equal(got, [[1, 2, 2, 1]] * 3)
+    np.testing.assert_array_equal(tiles.coverage(3, 4, size=3, stride=1, scale=2), repeat(got[None, ..., None])[0, ..., 0])
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_tiles_of_a_pixelwise_enlargement_add_up_to_that_of_the_whole(at_once):
+    got = tiles.average(repeat, PICTURE, size=6, stride=4, scale=2, at_once=at_once)
+    np.testing.assert_allclose(got, repeat(PICTURE), rtol=1e-6)  # a mean of up to four equal numbers
+
+
+def test_overlapping_tiles_are_averaged():
+    # Each tile of a row of 3 becomes its own mean: means 1, 2 over pixels 0-2 and 1-3 of (0, 1, 2, 3).
+    flatten = lambda stack: np.broadcast_to(stack.mean(axis=(1, 2, 3), keepdims=True), stack.shape)  # noqa: E731
+    row = np.arange(4, dtype=np.float32).reshape(1, 1, 4, 1)
+    got = tiles.average(flatten, row, size=3, stride=1, scale=1)
+    np.testing.assert_allclose(got[0, 0, :, 0], [1, 1.5, 1.5, 2])
+
+
+def test_no_more_tiles_are_stacked_than_asked_for():
+    stacked = []
+    tiles.average(lambda x: stacked.append(x.shape) or repeat(x), PICTURE, size=6, stride=4, scale=2, at_once=5)
+    # 3 x 3 places, in fives, times the 2 pictures of the batch
+    assert stacked == [(10, 6, 6, 3), (8, 6, 6, 3)]
+
+
+def test_a_tile_longer_than_the_picture_is_the_picture():
+    got = tiles.average(repeat, PICTURE, size=64, stride=64, scale=2)
+    np.testing.assert_array_equal(got, repeat(PICTURE))
+
+
+def test_padding_mirrors_without_repeating_the_edge():
+    picture = np.arange(6).reshape(1, 2, 3, 1)
+    got = tiles.pad_to_multiple(picture, 4)[0, ..., 0]
+    np.testing.assert_array_equal(got, [[0, 1, 2, 1], [3, 4, 5, 4], [0, 1, 2, 1], [3, 4, 5, 4]])
+
+
+def test_padding_goes_on_mirroring_where_the_picture_is_too_short():
+    picture = np.arange(4).reshape(1, 2, 2, 1)
+    got = tiles.pad_to_multiple(picture, 6)[0, ..., 0]
+    np.testing.assert_array_equal(got, [[0, 1, 0, 1, 0, 1], [2, 3, 2, 3, 2, 3]] * 3)
+    assert tiles.pad_to_multiple(np.ones((1, 1, 1, 1)), 4).shape == (1, 4, 4, 1)
+
+
+def test_a_picture_that_fits_is_not_padded():
+    assert tiles.pad_to_multiple(PICTURE[:, :8, :12], 4).shape == (2, 8, 12, 3)

@@ -5,18 +5,21 @@ Trains what the config says, or goes on with it: the same command resumes a work
     bundle/          the model: averaged student, autoencoder, config, checksums      comparison.png   what it does
     report.json      how well                                                         metrics.jsonl    how it came to it
     checkpoints/     the latest states                                                tensorboard/     the same, to look at
-    teacher/         all of this for the teacher, where the config trains it first
-
+    config.json      what it was started with                                         teacher/         all of this for the
+                                                                                                       teacher, if trained
 Any number of the config can be changed: behind the variant (`:small,steps=200`), or by path (--config.train.steps=200).
-Exit codes: 0 done, or stopped by SIGTERM and saved; 1 the training failed; 2 the command or the config is wrong.
+Exit codes: 0 done, or stopped by SIGTERM and saved; 1 the training failed; 2 the command or the config is wrong;
+130 stopped by Ctrl-C and saved.
 """
 
+import difflib
 import logging
+import re
 import sys
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the config file, and behind a colon its variant", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the run; made if missing, gone on with if not")
@@ -25,43 +28,90 @@ WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the run; made if m
 def parse(argv: list[str]) -> list[str]:
     """absl's parser, with one line and exit code 2 for whatever a person can get wrong."""
     try:
+        _check_file(argv)
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
             raise ValueError(f"{rest[1]!r} is no option; expected --config=FILE.py[:VARIANT] and --workdir=FOLDER.")
         for name, flag in (("config", CONFIG), ("workdir", WORKDIR)):
             if flag.value is None:
                 raise ValueError(f"--{name} is missing; try --config=configs/x4.py:small --workdir=runs/small.")
-    except (flags.Error, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
-        _refuse(error)
+    except Exception as error:  # a config file is a program of the user's: anything can happen in it
+        _refuse(_wrong_path(argv) or _in_own_words(error))
     return rest
 
 
-def _refuse(error: Exception) -> None:
-    text = " ".join(str(error).split()) or type(error).__name__
-    print(f"error: {text}", file=sys.stderr)
-    sys.exit(2)
+def _named_file(argv: list[str]) -> str | None:
+    """What stands behind --config, without its variant."""
+    for word, following in zip(argv, [*argv[1:], ""]):
+        found = re.fullmatch(r"--?config(=(?P<file>.*))?", word, re.DOTALL)
+        if found:
+            return (following if found["file"] is None else found["file"]).split(":")[0]
+    return None
+
+
+def _check_file(argv: list[str]) -> None:
+    file = _named_file(argv)
+    if file is not None and not Path(file).is_file():
+        raise ValueError(f"--config names {file!r}, which is no file; expected one such as configs/x4.py.")
+
+
+def _wrong_path(argv: list[str]) -> str | None:
+    """What is wrong with the first --config.SECTION.KEY that the config does not have; ml_collections names KEY alone."""
+    try:
+        words = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
+        config = config_flags.ConfigFileFlagParser("config").parse(words[0])
+        paths = [found[1] for word in argv if (found := re.match(r"--?(?:no)?config\.([^=]+)", word))]
+    except Exception:
+        return None  # there is no config to look into: then something else is wrong
+    for path in paths:
+        node, section = config, "config"
+        for key in path.split("."):
+            if not isinstance(node, ConfigDict):
+                return f"--config.{path}: {section} is {node!r}, no section; it has no {key!r}."
+            if key not in node:
+                near = difflib.get_close_matches(key, node, n=1)
+                hint = f" Did you mean {section}.{near[0]}?" if near else ""
+                return f"{section}.{key} is unknown; {section} has the keys {', '.join(node)}.{hint}"
+            node, section = node[key], f"{section}.{key}"
+    return None
+
+
+def _in_own_words(error: BaseException) -> str:
+    """The outermost error of a chain that is no report of another one; its kind where that is not for people."""
+    while "Traceback" in str(error) and (error.__cause__ or error.__context__):
+        error = error.__cause__ or error.__context__
+    is_for_people = isinstance(error, ValueError | flags.Error | OSError) and str(error)
+    return str(error) if is_for_people else f"the config cannot be read: {type(error).__name__}: {error}"
+
+
+def _refuse(text: object, code: int = 2) -> None:
+    print(f"error: {' '.join(str(text).split())}", file=sys.stderr)
+    sys.exit(code)
 
 
 def main(_) -> None:
     # The rest of the house is imported late: a typing error is told at once.
-    from tadsr_jax import job, train
+    from tadsr_jax import checkpoints, job, train
 
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    for name in ("absl", "jax"):  # their news of backends and saves are not for people
+        logging.getLogger(name).setLevel(logging.WARNING)
+    workdir = Path(WORKDIR.value)
     try:
         read = job.read(CONFIG.value)
-        workdir = Path(WORKDIR.value)
-        if workdir.exists() and not workdir.is_dir():
-            raise ValueError(f"--workdir is {workdir}, which is a file; expected a folder, or a name for a new one.")
-    except ValueError as error:
+        job.check_workdir(read, workdir)
+    except (ValueError, OSError) as error:
         _refuse(error)
-    print(job.overview(read), file=sys.stderr)
     try:
-        job.run(read, workdir)
+        with train.stopped_at_once():
+            print(job.overview(read), file=sys.stderr)
+            job.run(read, workdir)
     except train.Stopped as stopped:
         print(stopped, file=sys.stderr)
+        sys.exit(stopped.exit_code)
+    except checkpoints.WrongCheckpoint as error:
+        _refuse(error)
     except (train.Diverged, train.NoData, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _refuse(error, code=1)
 
 
 if __name__ == "__main__":

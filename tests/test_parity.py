@@ -12,9 +12,15 @@ from tests.parity.runners import RUNNERS
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CASES = list(find(FIXTURES))
+# Cases of one network go to one worker, where it is compiled once.
+GROUPS = {"tadsr_losses": "tadsr", "sinsr_losses": "tadsr", "train_step": "tadsr"}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.xdist_group(GROUPS.get(case.kind, case.kind))) for case in CASES],
+    ids=lambda case: case.name,
+)
 def test_our_code_computes_what_the_public_code_did(case):
     verdict = check(case, RUNNERS[case.kind])
     assert verdict.passed, f"{verdict.why}: {verdict.worst:.3g} of the tolerance"

@@ -8,8 +8,6 @@ import pytest
 from tadsr_jax.recipes import tadsr
 from tests.toys import SHAPE, STUDENT, TEACHER, normal, randomised, tiny_batch, tiny_family, toy_batch, toy_family
 
-pytestmark = pytest.mark.quick
-
 FAMILY = toy_family()
 ETA, KAPPA, LAST = FAMILY.schedule.eta, 0.5, 3
 FACTOR = 1 / np.sqrt(KAPPA**2 * ETA + 1)  # the input's

@@ -2,7 +2,8 @@
 
 A checkpoint appears by one rename when it is complete, so a killed run leaves whole checkpoints only. What is stored:
 
-    WORKDIR/checkpoints/STEP/state   the TrainState            WORKDIR/checkpoints/STEP/position   {"batches": consumed}
+    WORKDIR/checkpoints/STEP/state      the TrainState
+    WORKDIR/checkpoints/STEP/position   {"batches": consumed, "seconds": trained so far, over all starts}
 """
 
 import contextlib
@@ -17,6 +18,15 @@ from tadsr_jax.sharding import shardings
 from tadsr_jax.types import TrainState
 
 
+class WrongCheckpoint(ValueError):
+    """A checkpoint that the code and config at hand cannot go on from."""
+
+
+def exist(folder: Path) -> bool:
+    """Whether a run has saved anything in `folder`."""
+    return Path(folder).is_dir() and any(child.name.isdigit() for child in Path(folder).iterdir())
+
+
 class Checkpoints:
     """The checkpoints of one run. Use as a context manager: leaving it waits for the save under way."""
 
@@ -29,11 +39,16 @@ class Checkpoints:
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise ValueError(f"--workdir: {self.folder} cannot be written ({error.strerror}); choose another.") from None
+            raise OSError(f"--workdir: {self.folder} cannot be written ({error.strerror}); choose another.") from None
         # Orbax reports every save in many lines; ours come from the training loop.
         logging.getLogger("absl").setLevel(max(logging.WARNING, logging.getLogger("absl").level))
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,  # what a killed run left of the save under way
+        )
+        items = {"state": ocp.StandardCheckpointHandler(), "position": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=items)
 
     def __enter__(self):
         return self
@@ -47,9 +62,10 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, *, batches: int) -> None:
+    def save(self, state: TrainState, *, batches: int, seconds: float = 0.0) -> None:
         """Save in the background; waits for the save before it. A disk that is full is told in one line."""
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave({"batches": batches}))
+        position = {"batches": batches, "seconds": seconds}
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
         with told_in_one_line(self.folder):
             self._manager.save(int(state.step), args=args)
 
@@ -57,11 +73,11 @@ class Checkpoints:
         with told_in_one_line(self.folder):
             self._manager.wait_until_finished()
 
-    def restore(self, shapes: TrainState, mesh, step: int | None = None) -> tuple[TrainState, int]:
-        """(state, batches consumed) of `step`, by default the latest, laid out on `mesh`.
+    def restore(self, shapes: TrainState, mesh, step: int | None = None) -> tuple[TrainState, dict]:
+        """(state, position) of `step`, by default the latest, laid out on `mesh`.
 
         `shapes` is the abstract state of the code and config at hand (`jax.eval_shape`): a checkpoint of another
-        network, recipe or optimiser is refused.
+        network, recipe or optimiser is refused (WrongCheckpoint).
         """
         step = self.latest_step() if step is None else step
         target = jax.tree.map(
@@ -69,15 +85,41 @@ class Checkpoints:
             shapes,
             shardings(shapes, mesh),
         )
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target), position=ocp.args.JsonRestore())
+        place = self.folder / str(step)
         try:
+            _check_same_arrays(self._manager.item_metadata(step)["state"].tree, shapes)
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(target), position=ocp.args.JsonRestore())
             restored = self._manager.restore(step, args=args)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self.folder / str(step)} is of another config than this one ({_first_line(error)}); "
-                "give back the config that it was trained with, or another --workdir."
+        except WrongCheckpoint as error:
+            raise WrongCheckpoint(
+                f"{place} is of another config than this one: {error}. Give back the config that it was trained with, "
+                "or another --workdir."
             ) from None
-        return restored["state"], int(restored["position"]["batches"])
+        except Exception as error:  # Orbax passes on whatever its parts raise
+            raise WrongCheckpoint(
+                f"{place} cannot be read ({_first_line(error)}); remove it, and the same command goes on from the one "
+                "before."
+            ) from error
+        return restored["state"], {"batches": 0, "seconds": 0.0} | restored["position"]
+
+
+def _check_same_arrays(stored, wanted) -> None:
+    """WrongCheckpoint that names the first arrays in which two trees differ."""
+
+    def shapes(tree) -> dict[str, tuple]:
+        leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))[0]
+        return {_path(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
+
+    there, here = shapes(stored), shapes(wanted)
+    faults = [f"{key} is {there.get(key, 'absent')} there, {here.get(key, 'absent')} here"
+              for key in [*here, *(there.keys() - here.keys())] if there.get(key) != here.get(key)]  # fmt: skip
+    if faults:
+        raise WrongCheckpoint(f"{'; '.join(faults[:3])}{f'; and {len(faults) - 3} more' if len(faults) > 3 else ''}")
+
+
+def _path(keys) -> str:
+    """Attributes, keys and indices alike, as 'opt_state/student/0/mu'."""
+    return "/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in keys)
 
 
 @contextlib.contextmanager
@@ -92,7 +134,9 @@ def told_in_one_line(folder: Path):
             cause = cause.__cause__ or cause.__context__
         full = "No space left" in str(error) or getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         what = "the disk is full" if full else text
-        raise OSError(f"{folder}: saving failed, {what}; the checkpoints before it are whole. Start again to go on.") from error
+        raise OSError(
+            f"{folder}: saving failed, {what}; the checkpoints before it are whole. Start again to go on."
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

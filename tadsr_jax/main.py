@@ -2,11 +2,12 @@
 
 Trains what the config says, or goes on with it: the same command resumes a workdir. At the end WORKDIR holds
 
-    bundle/          the model: averaged student, autoencoder, config, checksums      comparison.png   what it does
-    report.json      how well                                                         metrics.jsonl    how it came to it
-    checkpoints/     the latest states                                                tensorboard/     the same, to look at
-    config.json      what it was started with                                         teacher/         all of this for the
-                                                                                                       teacher, if trained
+    bundle/        the model: averaged student, autoencoder, config, checksums    comparison.png   what it does
+    report.json    how well                                                       metrics.jsonl    how it came to it
+    checkpoints/   the latest states                                              tensorboard/     the same, to look at
+    config.json    what the run was begun with
+    teacher/       all of this for the teacher, where the config trains it first
+
 Any number of the config can be changed: behind the variant (`:small,steps=200`), or by path (--config.train.steps=200).
 Exit codes: 0 done, or stopped by SIGTERM and saved; 1 the training failed; 2 the command or the config is wrong;
 130 stopped by Ctrl-C and saved.
@@ -15,13 +16,16 @@ Exit codes: 0 done, or stopped by SIGTERM and saved; 1 the training failed; 2 th
 import difflib
 import logging
 import re
+import runpy
 import sys
 from pathlib import Path
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "the config file, and behind a colon its variant", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "the config file, and behind a colon its variant", lock_config=True
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the run; made if missing, gone on with if not")
 
 
@@ -33,39 +37,38 @@ def parse(argv: list[str]) -> list[str]:
         if len(rest) > 1:
             raise ValueError(f"{rest[1]!r} is no option; expected --config=FILE.py[:VARIANT] and --workdir=FOLDER.")
         for name, flag in (("config", CONFIG), ("workdir", WORKDIR)):
-            if flag.value is None:
+            if not flag.value:
                 raise ValueError(f"--{name} is missing; try --config=configs/x4.py:small --workdir=runs/small.")
     except Exception as error:  # a config file is a program of the user's: anything can happen in it
         _refuse(_wrong_path(argv) or _in_own_words(error))
     return rest
 
 
-def _named_file(argv: list[str]) -> str | None:
-    """What stands behind --config, without its variant."""
+def _named_config(argv: list[str]) -> list[str]:
+    """[file] or [file, variant] as they stand behind --config; nothing where it is missing."""
     for word, following in zip(argv, [*argv[1:], ""]):
-        found = re.fullmatch(r"--?config(=(?P<file>.*))?", word, re.DOTALL)
-        if found:
-            return (following if found["file"] is None else found["file"]).split(":")[0]
-    return None
+        if found := re.fullmatch(r"--?config(?:=(.*))?", word, re.DOTALL):
+            return (following if found[1] is None else found[1]).split(":", 1)
+    return []
 
 
 def _check_file(argv: list[str]) -> None:
-    file = _named_file(argv)
+    file, *_ = _named_config(argv) or [None]
     if file is not None and not Path(file).is_file():
         raise ValueError(f"--config names {file!r}, which is no file; expected one such as configs/x4.py.")
 
 
 def _wrong_path(argv: list[str]) -> str | None:
-    """What is wrong with the first --config.SECTION.KEY that the config does not have; ml_collections names KEY alone."""
+    """The first --config.SECTION.KEY that the config does not have, in words; ml_collections names KEY alone."""
     try:
-        words = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
-        config = config_flags.ConfigFileFlagParser("config").parse(words[0])
-        paths = [found[1] for word in argv if (found := re.match(r"--?(?:no)?config\.([^=]+)", word))]
+        file, *variant = _named_config(argv)
+        config = runpy.run_path(file)["get_config"](*variant)
     except Exception:
         return None  # there is no config to look into: then something else is wrong
-    for path in paths:
-        node, section = config, "config"
-        for key in path.split("."):
+    for word in argv:
+        found = re.match(r"--?(?:no)?config\.([^=]+)", word)
+        node, section, path = config, "config", found[1] if found else ""
+        for key in filter(None, path.split(".")):
             if not isinstance(node, ConfigDict):
                 return f"--config.{path}: {section} is {node!r}, no section; it has no {key!r}."
             if key not in node:

@@ -19,7 +19,7 @@ import optax
 
 from tadsr_jax.checkpoints import Checkpoints
 from tadsr_jax.logs import Writer, progress, say
-from tadsr_jax.sharding import place, place_batch
+from tadsr_jax.sharding import place, place_batch, shardings
 from tadsr_jax.types import Batch, Family, Recipe, TrainState
 
 SCHEDULES = ("constant", "cosine")
@@ -45,7 +45,9 @@ def learning_rate(
         raise ValueError(f"config.optimizer.schedule is {schedule!r}; expected one of {', '.join(SCHEDULES)}.")
     if schedule == "cosine":
         if total_steps <= warmup_steps:
-            raise ValueError(f"config.optimizer.warmup_steps is {warmup_steps}; it must be below the {total_steps} steps.")
+            raise ValueError(
+                f"config.optimizer.warmup_steps is {warmup_steps}; it must be below the {total_steps} steps."
+            )
         after = optax.cosine_decay_schedule(lr, total_steps - warmup_steps, alpha=lr_min / lr)
     else:
         halvings = {milestone - warmup_steps: 0.5 for milestone in milestones if milestone > warmup_steps}
@@ -60,8 +62,12 @@ def learning_rate(
 
 
 def optimizer(
-    rate: optax.Schedule, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-    weight_decay: float = 0.0, clip: float | None = None,
+    rate: optax.Schedule,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip: float | None = None,
 ) -> optax.GradientTransformation:
     """AdamW as PyTorch's; `clip` bounds the gradient's global norm first. The public trainers neither clip nor decay."""
     adamw = optax.adamw(rate, b1=betas[0], b2=betas[1], eps=eps, weight_decay=weight_decay)
@@ -189,8 +195,12 @@ class Diverged(RuntimeError):
     """Too many steps in a row had a loss or gradient that is not finite."""
 
 
-class Stopped(Exception):
-    """The run was asked to stop (SIGTERM) and has saved what it had."""
+class Stopped(BaseException):  # as KeyboardInterrupt: no `except Exception` on the way may swallow it
+    """The run was asked to stop (SIGTERM, or SIGINT from Ctrl-C), and what it had is saved."""
+
+    def __init__(self, text: str, number: int):
+        super().__init__(text)
+        self.exit_code = 130 if number == signal.SIGINT else 0
 
 
 class NoData(RuntimeError):
@@ -198,17 +208,45 @@ class NoData(RuntimeError):
 
 
 @contextlib.contextmanager
-def stop_signal():
-    """A function that tells whether SIGTERM came since. Handlers can be set in the main thread alone."""
-    came = threading.Event()
+def _handling(handle):
+    """SIGTERM and SIGINT go to `handle`. Handlers can be set in the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
-        yield came.is_set
+        yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield came.is_set
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def stopped_at_once():
+    """A context in which a signal raises Stopped: around work that can be broken off anywhere and repeated."""
+
+    def stop(number, _):
+        raise Stopped("stopped; what was trained is saved, and the same command goes on.", number)
+
+    return _handling(stop)
+
+
+@contextlib.contextmanager
+def stop_signal():
+    """A function that gives the number of the signal that came since, or None. Unasked, it raises at the end.
+
+    A second Ctrl-C ends the process at once.
+    """
+    came = []
+
+    def note(number, _):
+        came.append(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with _handling(note):
+        yield lambda: came[0] if came else None
+    if came:
+        raise Stopped("stopped; what was trained is saved, and the same command goes on.", came[0])
 
 
 def run(
@@ -231,8 +269,10 @@ def run(
     save_every: int = 500,
     keep: int = 2,
     max_skipped: int = 20,
-) -> TrainState:
-    """Train to `steps` updates, from the latest checkpoint of `workdir` if it has one; returns the last state.
+) -> tuple[TrainState, float]:
+    """Train to `steps` updates, from the latest checkpoint of `workdir` if it has one.
+
+    Returns the last state, and the seconds that it took, those of earlier starts included.
 
     name           the first word of the progress line
     rate           the student's learning rate, for the log
@@ -241,19 +281,23 @@ def run(
     evaluate       state -> ({name: number}, {name: picture}), every `evaluate_every` steps (0: never)
     save_every, keep   a checkpoint every so many steps and at the end; the last `keep` of them stay
     max_skipped    steps in a row without a finite loss and gradient after which the run gives up (`Diverged`)
-    Raises Stopped after SIGTERM, when the state is saved; OSError when a checkpoint cannot be written.
+    Raises Stopped after SIGTERM or Ctrl-C, when the state is saved; OSError when something cannot be written;
+    WrongCheckpoint where `workdir` holds another network, recipe or optimiser.
     """
-    step_fn = jit_step(recipe=recipe, optimizers=optimizers, ema_decay=ema_decay, accumulate=accumulate)
-    with Checkpoints(workdir / "checkpoints", keep=keep) as checkpoints, stop_signal() as asked_to_stop:
-        consumed = 0
+    step_fn = jit_step(recipe=recipe, optimizers=optimizers, ema_decay=ema_decay, accumulate=accumulate, mesh=mesh)
+    started, consumed, earlier = time.monotonic(), 0, 0.0
+    seconds = lambda: earlier + time.monotonic() - started  # noqa: E731
+    # The signals stay ours until the save under way is complete.
+    with stop_signal() as asked_to_stop, Checkpoints(workdir / "checkpoints", keep=keep) as checkpoints:
         if checkpoints.latest_step() is None:
             state = place(initial(), mesh)
         else:
-            state, consumed = checkpoints.restore(jax.eval_shape(initial), mesh)
+            state, position = checkpoints.restore(jax.eval_shape(initial), mesh)
+            consumed, earlier = position["batches"], position["seconds"]
             say(f"{name}: resumed at step {int(state.step)} of {steps}")
-        step = int(state.step)
+        step = first = int(state.step)
         if step >= steps:
-            return state
+            return state, seconds()
         writer = Writer(workdir, resume_step=step)
         stream = open_stream(consumed)
         saved = -1
@@ -261,42 +305,48 @@ def run(
         def save():
             nonlocal saved
             if saved != step:
-                checkpoints.save(state, batches=consumed)
+                checkpoints.save(state, batches=consumed, seconds=seconds())
                 saved = step
 
         try:
             meter = _Meter(step)
             late = None  # logs are read one step late, so that the device need not wait for the host
             while step < steps:
-                if asked_to_stop():
+                if number := asked_to_stop():
                     save()
                     checkpoints.wait()
-                    raise Stopped(f"{name}: stopped at step {step} of {steps}, and saved; the same command goes on.")
+                    raise Stopped(
+                        f"{name}: stopped at step {step} of {steps}, and saved; the same command goes on.", number
+                    )
                 with meter.waiting():
                     arrays = _next(stream)
                 state, logs = step_fn(state, frozen, as_batch(arrays, mesh))
                 step, consumed = step + 1, consumed + 1
                 last = step == steps
+                if step == first + 1:
+                    meter.restart(step)  # the first step compiles, which says nothing about the rate
                 if late:
                     _read(late, meter, max_skipped)
-                late = (step, logs)
+                late, told = (step, logs), {}
                 if step % log_every == 0 or last:
                     _read(late, meter, max_skipped)
                     late = None
                     values = meter.means() | {"learning_rate": float(rate(step - 1)), "skipped": int(state.skipped)}
-                    meter.report(name, step, steps, writer, values, unreadable=getattr(stream, "skipped", 0))
+                    told = meter.report(name, step, steps, values) | {"unreadable_files": getattr(stream, "skipped", 0)}
                 if evaluate_every and (step % evaluate_every == 0 or last):
                     scalars, pictures = evaluate(state)
-                    writer.scalars(step, scalars)
+                    told |= scalars
                     for key, picture in pictures.items():
                         writer.image(step, key, picture)
                     meter.restart(step)
+                if told:
+                    writer.scalars(step, told)
                 if step % save_every == 0 or last:
                     save()
         finally:
             stream.close()
             writer.close()
-    return state
+    return state, seconds()
 
 
 def _next(stream) -> dict:
@@ -306,13 +356,19 @@ def _next(stream) -> dict:
         raise NoData(" ".join(str(error).split())) from error
 
 
-def jit_step(*, recipe: Recipe, optimizers: dict, ema_decay: float, accumulate: int):
-    """`train_step` compiled, with batch means as logs; the state is donated: its memory becomes the new state's."""
+def jit_step(*, recipe: Recipe, optimizers: dict, ema_decay: float, accumulate: int, mesh=None):
+    """`train_step` compiled, with batch means as logs; the state is donated: its memory becomes the new state's.
+
+    The new state lies on `mesh` as the old one does. Left to itself the compiler may gather what was cut, which costs
+    the memory that fsdp saves, and a second compilation for the state's new places.
+    """
 
     def step(state, frozen, batch):
         state, logs = train_step(
             state, frozen, batch, recipe=recipe, optimizers=optimizers, ema_decay=ema_decay, accumulate=accumulate
         )
+        if mesh is not None:
+            state = jax.lax.with_sharding_constraint(state, shardings(state, mesh))
         return state, jax.tree.map(jnp.mean, logs)
 
     return jax.jit(step, donate_argnums=0)
@@ -348,16 +404,16 @@ class _Meter:
     def means(self) -> dict[str, float]:
         return {key: total / max(self._count, 1) for key, total in self._sums.items()}
 
-    def report(self, name, step, steps, writer, values, *, unreadable) -> None:
+    def report(self, name: str, step: int, steps: int, values: dict) -> dict:
+        """Print the progress line and start anew; the values and what they cost, for the log."""
         seconds = max(time.monotonic() - self._since, 1e-9)
         rate, waiting = (step - self._step) / seconds, self._waited / seconds
         shown = {key: value for key, value in values.items() if not key.startswith(("grad_norm", "logit", "learning"))}
         if not shown["skipped"]:
             del shown["skipped"]
         progress(name, step, steps, rate, waiting, shown)
-        told = {"steps_per_second": rate, "waiting_for_data": waiting, "unreadable_files": unreadable}
-        writer.scalars(step, values | told)
         self.restart(step)
+        return values | {"steps_per_second": rate, "waiting_for_data": waiting}
 
 
 def _read(late, meter: _Meter, max_skipped: int) -> None:
@@ -373,6 +429,6 @@ def _read(late, meter: _Meter, max_skipped: int) -> None:
     if in_row >= max_skipped:
         raise Diverged(
             f"{in_row} steps in a row (up to {step}) had a loss or gradient that is not finite ({bad}), as many as "
-            "config.train.max_skipped allows; use a lower config.optimizer.lr, clip (config.optimizer.clip=1.0), or "
-            "float32 (config.networks.denoiser.dtype)."
+            "config.train.max_skipped allows; use a lower config.optimizer.student.lr, config.optimizer.student.clip=1.0 "
+            "or config.networks.denoiser.dtype=float32, with a new --workdir."
         )

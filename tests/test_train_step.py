@@ -9,7 +9,7 @@ import pytest
 from tadsr_jax import train
 from tadsr_jax.recipes import RECIPES
 from tadsr_jax.types import Batch, Recipe
-from tests.toys import tiny_batch, tiny_family
+from tests.toys import randomised, tiny_batch, tiny_family
 
 KEY = jax.random.key(0)
 RATE = 0.1
@@ -85,7 +85,7 @@ def step_by_hand(w, v, u):
     """The update of both players in NumPy: the discriminator's first, then the student's against the updated one."""
     y = w * LQ + N + 0.25
     u = u / 2 + v
-    # The update of u counts no gradient in the real code either: here its share through u is taken along, as v moves u.
+    # The slope of (v + u) y in v is 2 y: v counts itself, and once more by way of the new u.
     inside_real, inside_fake = 1 - v * GT > 0, 1 + (v + u) * y > 0
     grad_v = np.mean(-GT * inside_real + 2 * y * inside_fake)
     v = v - RATE * grad_v
@@ -239,21 +239,20 @@ def test_every_recipe_trains_its_players_and_leaves_the_frozen_networks_alone(na
     family, batch = tiny_family(), tiny_batch()
     options = {"discriminator": {"c_dim": 2, "embed_dim": 8}} if name == "tadsr" else {}
     recipe = RECIPES[name](family, **options)
-    start = jax.jit(family.init)(KEY)["denoiser"]
+    start = randomised(jax.eval_shape(family.init, KEY)["denoiser"], 0.05)  # no zeros, which stop gradients
     frozen = {"teacher": jax.tree.map(jnp.copy, start), "autoencoder": {}}
     optimizers = {player: train.optimizer(lambda count: 1e-3) for player in ("student", *recipe.adds)}
     init = partial(train.init_state, family=family, recipe=recipe, optimizers=optimizers)
     state = jax.jit(init)(KEY, student=start, frozen=frozen, batch=batch)
     before, frozen_before = host(state), host(frozen)
     step = train.jit_step(recipe=recipe, optimizers=optimizers, ema_decay=0.99, accumulate=1)
-    for _ in range(2):  # the networks start with zeros, which keep what lies behind them still in the first step
-        state, logs = step(state, frozen, batch)
+    state, logs = step(state, frozen, batch)
     assert state.skipped == 0 and all(np.isfinite(value) for value in logs.values())
-    for player in ("student", *recipe.adds):
-        moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), host(state.params[player]), before.params[player])
-        assert sum(jax.tree.leaves(moved)) > 0.8 * len(jax.tree.leaves(moved)), player
-    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), host(state.stats), before.stats)
-    assert all(jax.tree.leaves(moved))
+    moved = lambda new, old: jax.tree.map(lambda a, b: bool(np.any(a != b)), host(new), old)  # noqa: E731
+    assert all(jax.tree.leaves(moved(state.params["student"], before.params["student"])))
+    # A new discriminator's 3x3 convolutions are zero: what lies before them moves from the second step on.
+    assert any(jax.tree.leaves(moved(state.params, before.params).get("discriminator", True)))
+    assert all(jax.tree.leaves(moved(state.stats, before.stats)))
     jax.tree.map(np.testing.assert_array_equal, host(frozen), frozen_before)
 
 

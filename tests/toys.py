@@ -26,11 +26,11 @@ def toy_family(calls: list | None = None, **diffusion) -> Family:
     def predict_z0(params, z_t, t, condition, chain=schedule):
         calls.append("z0")
         t = jnp.broadcast_to(t, z_t.shape[:1])
-        return params["gain"] * chain.scale_input(z_t, t) + params["drift"] * t[:, None, None, None]
+        return params["gain"] * chain.scale_input(z_t, condition["z_y"], t) + params["drift"] * t[:, None, None, None]
 
     def features(params, z_t, t, condition):
         calls.append("features")
-        return [params["gain"] * schedule.scale_input(z_t, jnp.broadcast_to(t, z_t.shape[:1]))]
+        return [params["gain"] * schedule.scale_input(z_t, condition["z_y"], jnp.broadcast_to(t, z_t.shape[:1]))]
 
     return Family(
         networks={},
@@ -75,8 +75,8 @@ def tiny_batch(size: int = 2, seed: int = 0) -> Batch:
     return Batch(lq=jnp.asarray(lq), gt=jnp.asarray(gt))
 
 
-def randomised(tree, seed: int = 0):
-    """The tree with random numbers of deviation 0.3: what a network is after some training, nothing being zero."""
+def randomised(tree, deviation: float = 0.3, seed: int = 0):
+    """The tree (arrays or their shapes) with random numbers: what a network is after some training, nothing being 0."""
     leaves, structure = jax.tree.flatten(tree)
     rng = np.random.default_rng(seed)
-    return structure.unflatten([jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves])
+    return structure.unflatten([jnp.asarray(deviation * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves])

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 PREDICTS = ("xstart", "residual", "epsilon", "epsilon_scale", "preconditioned")
-INPUT_SCALINGS = ("latent", "pixel", "none")
+INPUT_SCALINGS = ("latent", "pixel", "preconditioned", "none")
 
 
 # ---- formulas: free functions of arrays that broadcast ---------------------------------------------------------------
@@ -66,9 +66,9 @@ def linear_estimate(eta_t, *, kappa, sigma_data):
     has a target of unit variance at every step. The same reasoning as EDM's (arXiv 2206.00364, appendix B.6), for a
     process that shifts.
     """
-    signal, noise = (1 - eta_t) * sigma_data, kappa * jnp.sqrt(eta_t)
+    signal, noise = (1 - eta_t) * sigma_data, kappa * eta_t**0.5
     variance = signal**2 + noise**2
-    return signal * sigma_data / variance, sigma_data * noise / jnp.sqrt(variance)
+    return signal * sigma_data / variance, sigma_data * noise / variance**0.5
 
 
 # ---- the schedule: tables, and the formulas at a step ----------------------------------------------------------------
@@ -119,6 +119,8 @@ class ShiftSchedule:
             return 1 / np.sqrt(self.kappa**2 * self.eta + 1)
         if self.input_scaling == "pixel":  # three standard deviations of the noise beside pictures in [-1, 1]
             return 1 / (3 * self.kappa * self.sqrt_eta + 1)
+        if self.input_scaling == "preconditioned":
+            return 1 / np.asarray(linear_estimate(self.eta, kappa=self.kappa, sigma_data=self.sigma_data)[1])
         return np.ones(self.num_steps)
 
     @property
@@ -163,8 +165,13 @@ class ShiftSchedule:
         mean = self.at(self.eta_previous / self.eta, t) * z_t + self.at(self.alpha / self.eta, t) * z0
         return mean, self.at(np.log(self.posterior_variance_clipped), t)
 
-    def scale_input(self, z_t, t):
-        """z_t as the network gets it: divided by its standard deviation, by and large."""
+    def scale_input(self, z_t, z_y, t):
+        """z_t as the network gets it: divided by its standard deviation, by and large.
+
+        "preconditioned": z_t - z_y in units of c_out, the noise in it being about 1 at every step.
+        """
+        if self.input_scaling == "preconditioned":
+            z_t = z_t - z_y
         return z_t * self.at(self.input_factor, t)
 
     def network_time(self, t):
@@ -226,10 +233,10 @@ def shift_schedule(
         raise ValueError(
             f"config.diffusion.input_scaling is {input_scaling!r}; expected one of {', '.join(INPUT_SCALINGS)}."
         )
-    if (predict == "preconditioned") != (sigma_data is not None):
+    if ("preconditioned" in (predict, input_scaling)) != (sigma_data is not None):
         raise ValueError(
-            f"config.diffusion.sigma_data is {sigma_data} with predict={predict!r}; set it (the standard deviation of "
-            "z0 - z_y) with predict='preconditioned', and only there."
+            f"config.diffusion.sigma_data is {sigma_data} with predict={predict!r} and input_scaling={input_scaling!r}; "
+            "set it (the standard deviation of z0 - z_y) with 'preconditioned', and only there."
         )
     start = min(min_noise_level / kappa, min_noise_level, *([math.sqrt(0.001)] if cap_start else []))
     if start >= etas_end:

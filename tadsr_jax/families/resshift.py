@@ -96,7 +96,7 @@ def assemble(
         if condition_on_z_y:
             lq = jnp.concatenate([lq, condition["z_y"]], axis=-1)
         masks = () if condition.get("mask") is None else (condition["mask"],)
-        return chain.scale_input(z_t, t), chain.network_time(t), lq, *masks
+        return chain.scale_input(z_t, condition["z_y"], t), chain.network_time(t), lq, *masks
 
     def predict_z0(params, z_t, t, condition, chain=schedule):
         t = jnp.broadcast_to(t, z_t.shape[:1])

@@ -145,7 +145,7 @@ def recipe(
         t, condition = draws["score_t"], draws["condition"]
         z_t = schedule.add_noise(z, condition["z_y"], t, draws["score_eps"])
         # The released code hands its sampler an input that is scaled already; the outer formula keeps z_t itself.
-        seen = schedule.scale_input(z_t, t) if scaling == "twice" else z_t
+        seen = schedule.scale_input(z_t, condition["z_y"], t) if scaling == "twice" else z_t
         z0 = family.predict_z0(frozen["teacher"], seen, t, condition)
         return schedule.eps_from_z0(z_t, condition["z_y"], t, z0)
 

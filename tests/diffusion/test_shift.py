@@ -122,11 +122,18 @@ def test_sampling_starts_at_the_low_quality_latent_with_the_noise_of_its_step():
 
 def test_the_input_has_unit_deviation_where_z0_does():
     t = 9
-    factor = paper.scale_input(jnp.ones(()), t)
+    factor = paper.scale_input(jnp.ones(()), 0, t)
     np.testing.assert_allclose(factor, 1 / np.sqrt(1 + 4 * paper.eta[t]), rtol=1e-6)
-    pixel, none = (shift_schedule(input_scaling=kind).scale_input(jnp.ones(()), t) for kind in ("pixel", "none"))
+    pixel, none = (shift_schedule(input_scaling=kind).scale_input(jnp.ones(()), 0, t) for kind in ("pixel", "none"))
     np.testing.assert_allclose(pixel, 1 / (1 + 6 * paper.sqrt_eta[t]), rtol=1e-6)
     assert none == 1
+
+
+def test_a_preconditioned_input_is_the_difference_to_z_y_in_units_of_what_is_left_to_predict():
+    schedule = shift_schedule(kappa=0.2, predict="preconditioned", input_scaling="preconditioned", sigma_data=0.1)
+    t, eta = 6, schedule.eta[6]
+    left = 0.1 * 0.2 * np.sqrt(eta) / np.sqrt(((1 - eta) * 0.1) ** 2 + 0.2**2 * eta)
+    np.testing.assert_allclose(schedule.scale_input(Z0, Z_Y, t), (Z0 - Z_Y) / left, rtol=1e-5)
 
 
 def test_a_respaced_chain_keeps_every_t_over_n_th_step_and_not_the_last():
@@ -199,7 +206,7 @@ def test_the_weight_of_the_bound_is_the_divergence_of_the_two_posteriors():
         ({"etas_end": 1.5}, "config.diffusion.etas_end is 1.5; expected a number above 0, from 0 to 1."),
         ({"power": float("nan")}, "config.diffusion.power is nan"),
         ({"predict": "x0"}, "config.diffusion.predict is 'x0'; expected one of xstart, residual, epsilon"),
-        ({"input_scaling": "std"}, "config.diffusion.input_scaling is 'std'; expected one of latent, pixel, none."),
+        ({"input_scaling": "std"}, "config.diffusion.input_scaling is 'std'; expected one of latent, pixel, preconditioned, none."),
         ({"sigma_data": 0.1}, "config.diffusion.sigma_data is 0.1 with predict='xstart'"),
         ({"predict": "preconditioned"}, "config.diffusion.sigma_data is None with predict='preconditioned'"),
         ({"etas_end": 0.01}, "config.diffusion.min_noise_level is 0.04: the ramp would start at 0.02, above its end"),

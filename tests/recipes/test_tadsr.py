@@ -223,7 +223,7 @@ def test_the_discriminator_is_shown_the_ground_truth_and_the_student_with_the_sa
     made = recipe()
     draws, outputs, _ = default_parts()
     copied = outputs | {"features": [TEACHER["gain"] * FAMILY.schedule.scale_input(
-        FAMILY.schedule.add_noise(BATCH.gt, BATCH.lq, draws["disc_t"], draws["disc_eps"]), draws["disc_t"]
+        FAMILY.schedule.add_noise(BATCH.gt, BATCH.lq, draws["disc_t"], draws["disc_eps"]), BATCH.lq, draws["disc_t"]
     )]}  # fmt: skip
     params, stats = discriminator_of(made, outputs, draws)
     # After some power iterations the vectors do not move any more between the two passes of a loss.

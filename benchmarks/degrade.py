@@ -103,7 +103,7 @@ def main() -> None:
                 batch_size=options.batch_size,
                 gt_size=options.gt_size,
                 scale=4,
-                degradation={"jpeg": jpeg},
+                degradation={"kind": "realesrgan", "realesrgan": {"jpeg": jpeg}},
                 num_workers=options.workers,
             )
             for jpeg in ("real", "simulated")

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.extend import core
 
 from tadsr_jax import bundles, job, train
 from tadsr_jax.config import bind, plain
@@ -48,14 +49,15 @@ class Row(NamedTuple):
     trace: float  # seconds
     compile: float
     run: float  # median
+    best: float
     flops: float
     memory: int  # bytes a device
 
 
-def measure(function, arguments: tuple, *, steps: int, donate=()) -> tuple[Row, tuple]:
-    """The row of `function`, and its last results. With `donate=0` the first result is the next first argument."""
+def measure(function, *arguments, steps: int, carry: bool = False) -> tuple[Row, tuple]:
+    """The row of a jitted function, and its last results. `carry`: the first result is the next first argument."""
     begun = time.perf_counter()
-    traced = jax.jit(function, donate_argnums=donate).trace(*arguments)
+    traced = function.trace(*arguments)
     lowered = traced.lower()
     lowered_at = time.perf_counter()
     compiled = lowered.compile()
@@ -65,11 +67,14 @@ def measure(function, arguments: tuple, *, steps: int, donate=()) -> tuple[Row, 
         started = time.perf_counter()
         results = jax.block_until_ready(compiled(*arguments))
         seconds.append(time.perf_counter() - started)
-        if donate != ():
+        if carry:
             arguments = (results[0], *arguments[1:])
-    memory = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes - plan.alias_size_in_bytes
+    memory = (
+        sum(getattr(plan, f"{kind}_size_in_bytes") for kind in ("argument", "output", "temp"))
+        - plan.alias_size_in_bytes
+    )
     flops = flops_of(traced.jaxpr.jaxpr)
-    row = Row(lowered_at - begun, compiled_at - lowered_at, statistics.median(seconds[2:]), flops, memory)
+    row = Row(lowered_at - begun, compiled_at - lowered_at, statistics.median(seconds[2:]), min(seconds), flops, memory)
     return row, results
 
 
@@ -91,7 +96,7 @@ def flops_of(jaxpr) -> float:
             # A transposed convolution meets a zero between any two entries of a dilated input.
             total += 2 * math.prod(equation.outvars[0].aval.shape) * taps / math.prod(parameters["lhs_dilation"])
         else:
-            inner = [flops_of(sub) for sub in jax.core.jaxprs_in_params(parameters)]
+            inner = [flops_of(sub) for sub in core.jaxprs_in_params(parameters)]
             total += (max(inner, default=0) if name == "cond" else sum(inner)) * parameters.get("length", 1)
     return total
 
@@ -102,8 +107,8 @@ def peak_of(device) -> tuple[float | None, str]:
         known = next((name for name in PEAKS if name.lower() in device.device_kind.lower()), None)
         return (PEAKS[known], f"{known}, bfloat16") if known else (None, "unknown")
     matrix = jnp.ones((2048, 2048))
-    row, _ = measure(lambda a: a @ a, (matrix,), steps=5)
-    return row.flops / row.run, "a float32 product of 2048 x 2048 matrices, measured"
+    row, _ = measure(jax.jit(lambda a: a @ a), matrix, steps=20)
+    return row.flops / row.best, "the best float32 product of 2048 x 2048 matrices, measured"
 
 
 # ---- what is measured ------------------------------------------------------------------------------------------------
@@ -117,14 +122,15 @@ def random_weights(family, recipe, config: dict) -> dict:
     if "lpips" in recipe.frozen:
         net = config["losses"].get("backbone", "vgg")
         heads = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), head_shapes(net)["params"])
-        made["lpips"] = {"backbone": jax.jit(functools.partial(init_variables, Backbone(net)))(key)["params"], "heads": heads}
+        backbone = jax.jit(functools.partial(init_variables, Backbone(net)))(key)["params"]
+        made["lpips"] = {"backbone": backbone, "heads": heads}
     return made
 
 
 def random_batch(config: dict, size: int, mesh) -> Batch:
     side, scale = config["data"]["gt_size"], config["scale"]
     rng = np.random.default_rng(0)
-    draw = lambda pixels: rng.uniform(-1, 1, (size, pixels, pixels, 3)).astype(np.float32)  # noqa: E731
+    draw = lambda pixels: rng.uniform(-1, 1, (size, pixels, pixels, 3)).astype(np.float32)
     return train.as_batch({"lq": draw(side // scale), "gt": draw(side)}, mesh)
 
 
@@ -134,7 +140,8 @@ def player_update(optimizers: dict, ema_decay: float):
     def update(grads, params, opt_state, ema):
         made = {name: optimizers[name].update(grads[name], opt_state[name], params[name]) for name in params}
         params = {name: optax.apply_updates(params[name], made[name][0]) for name in params}
-        return params, {name: made[name][1] for name in params}, optax.incremental_update(params["student"], ema, 1 - ema_decay)
+        ema = optax.incremental_update(params["student"], ema, 1 - ema_decay)
+        return params, {name: made[name][1] for name in params}, ema
 
     return update
 
@@ -145,17 +152,17 @@ def measure_parts(recipe, optimizers: dict, state, frozen, batch, *, ema_decay: 
     players = state.params.get("discriminator"), state.stats.get("discriminator")
 
     def part(name, function, *arguments):
-        rows[name], results = measure(function, arguments, steps=steps)
+        rows[name], results = measure(jax.jit(function), *arguments, steps=steps)
         return results
 
-    def student_loss(student, players, frozen, batch, draws):
+    def student_loss(student, players, draws, frozen, batch):
         outputs = recipe.generate(student, frozen, batch, draws)
         return recipe.student_loss(outputs, *players, frozen, batch, draws)
 
-    key = jax.random.key(0)
+    answer, key = jax.grad(student_loss, has_aux=True), jax.random.key(0)
     draws = part("draw: noise, latents, teacher's samples", recipe.draw, key, frozen, batch)
     outputs = part("student: forward", recipe.generate, student, frozen, batch, draws)
-    part("student: forward, losses, backward", jax.grad(student_loss, has_aux=True), student, players, frozen, batch, draws)
+    part("student: forward, losses, backward", answer, student, players, draws, frozen, batch)
     if recipe.discriminator_loss:
         judge = jax.grad(recipe.discriminator_loss, has_aux=True)
         part("discriminator: forward, backward", judge, *players, outputs, frozen, batch, draws)
@@ -211,10 +218,10 @@ def main() -> None:
     rows = {}
     if options.parts:
         rows = measure_parts(recipe, optimizers, state, frozen, batch, ema_decay=ema_decay, steps=options.steps)
-    step = train.step_function(recipe=recipe, optimizers=optimizers, ema_decay=ema_decay, accumulate=accumulate, mesh=mesh)
-    whole, (_, logs) = measure(step, (state, frozen, batch), steps=options.steps, donate=0)
+    step = train.jit_step(recipe=recipe, optimizers=optimizers, ema_decay=ema_decay, accumulate=accumulate, mesh=mesh)
+    whole, (_, logs) = measure(step, state, frozen, batch, steps=options.steps, carry=True)
     print(table({"the whole step": whole} | rows, peak, mesh.size))
-    print(f"{1 / whole.run:.3g} steps/s, {size / whole.run:.3g} images/s, {float(logs['skipped_in_row']):.0f} steps left out")
+    print(f"{1 / whole.run:.3g} steps/s, {size / whole.run:.3g} images/s, {int(logs['skipped_in_row'])} steps left out")
     print(f"peak: {f'{peak / 1e12:.3g} Tflop/s a device ({source})' if peak else source}")
     held = (device.memory_stats() or {}).get("peak_bytes_in_use")
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

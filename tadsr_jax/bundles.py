@@ -54,6 +54,7 @@ def save(folder: Path, *, family: str, settings: dict, params: dict, info: dict)
     info               what else bundle.json says: recipe, steps, ...
     """
     folder = Path(folder)
+    _recover(folder)
     fresh = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -61,7 +62,10 @@ def save(folder: Path, *, family: str, settings: dict, params: dict, info: dict)
     for name, tree in params.items():
         # safetensors writes wrong data for arrays that are not contiguous.
         flat = {path: np.ascontiguousarray(leaf) for path, leaf in flatten_dict(tree, sep="/").items()}
-        save_file(flat, fresh / f"{name}.safetensors")
+        try:
+            save_file(flat, fresh / f"{name}.safetensors")
+        except SafetensorError as error:  # it wraps the errors of writing
+            raise OSError(f"{fresh}: cannot be written ({error}).") from None
         files[name] = {
             "file": f"{name}.safetensors",
             "sha256": hashlib.sha256((fresh / f"{name}.safetensors").read_bytes()).hexdigest(),
@@ -69,7 +73,7 @@ def save(folder: Path, *, family: str, settings: dict, params: dict, info: dict)
         }
     text = {"format": FORMAT, "family": family, "settings": settings, "networks": files, "versions": versions()} | info
     (fresh / "bundle.json").write_text(json.dumps(text, indent=1) + "\n")
-    old = folder.with_name(f".{folder.name}.replaced")
+    old = _replaced(folder)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
@@ -78,16 +82,29 @@ def save(folder: Path, *, family: str, settings: dict, params: dict, info: dict)
     return folder
 
 
+def _replaced(folder: Path) -> Path:
+    """Where `save` puts the bundle that it replaces."""
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def _recover(folder: Path) -> None:
+    """Put the former bundle back where `save` was killed between its two renames."""
+    if not folder.exists() and _replaced(folder).exists():
+        os.replace(_replaced(folder), folder)
+
+
 def load(folder: Path) -> Bundle:
     """Read and check a bundle; every fault is a ValueError of one line that names the file."""
     folder = Path(folder)
+    _recover(folder)
     info = _read_info(folder)
     try:
         family = FAMILIES[info["family"]](**info["settings"])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder / 'bundle.json'}: settings are not of this version: {error}") from None
+        networks = expected_shapes(family)
+    except Exception as error:  # whatever a stranger's numbers can make a constructor raise
+        raise ValueError(f"{folder / 'bundle.json'}: these settings make no model: {error}") from None
     params = {}
-    for name, shapes in expected_shapes(family).items():
+    for name, shapes in networks.items():
         if name not in info["networks"]:
             raise ValueError(f"{folder / 'bundle.json'}: no network {name!r}; it lists {', '.join(info['networks'])}.")
         params[name] = _read_network(folder, name, info["networks"][name], shapes)
@@ -105,7 +122,9 @@ def _read_info(folder: Path) -> dict:
     if not isinstance(info, dict) or not isinstance(info.get("format"), int):
         raise ValueError(f"{path}: not a bundle's description; expected an object with a number under 'format'.")
     if info["format"] > FORMAT:
-        raise ValueError(f"{path}: format {info['format']} is newer than this version reads ({FORMAT}); update tadsr_jax.")
+        raise ValueError(
+            f"{path}: format {info['format']} is newer than this version reads ({FORMAT}); update tadsr_jax."
+        )
     for key, kind in (("family", str), ("settings", dict), ("networks", dict)):
         if not isinstance(info.get(key), kind):
             raise ValueError(f"{path}: {key!r} is {info.get(key)!r}; expected a {kind.__name__}.")
@@ -135,5 +154,7 @@ def _read_network(folder: Path, name: str, entry: dict, shapes) -> dict:
         elif found[key].dtype.name not in DTYPES:
             faults.append(f"{key} is {found[key].dtype}, expected {', '.join(DTYPES)}")
     if faults:
-        raise ValueError(f"{path}: {len(faults)} weights do not fit the config in bundle.json: {'; '.join(faults[:10])}.")
+        raise ValueError(
+            f"{path}: {len(faults)} weights do not fit the config in bundle.json: {'; '.join(faults[:10])}."
+        )
     return unflatten_dict({key: np.asarray(value, np.float32) for key, value in found.items()}, sep="/")

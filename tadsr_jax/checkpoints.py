@@ -135,7 +135,7 @@ def told_in_one_line(folder: Path):
         full = "No space left" in str(error) or getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         what = "the disk is full" if full else text
         raise OSError(
-            f"{folder}: saving failed, {what}; the checkpoints before it are whole. Start again to go on."
+            f"{folder}: saving failed, {what}; the checkpoints before it are whole. The same command goes on."
         ) from error
 
 

@@ -310,7 +310,7 @@ def _network(network: str, path: str, family: Family, key: str) -> dict:
 
 def _check_same_model(key: str, ours: Family, theirs: Family) -> None:
     """Two families that compute the same; how (dtype, rematerialisation) may differ."""
-    described = lambda family: {  # noqa: E731
+    described = lambda family: {
         **{name: _what_it_computes(module) for name, module in family.networks.items()},
         "scale": family.scale,
         "schedule": {k: np.asarray(v).tolist() for k, v in vars(family.schedule).items()},

@@ -6,9 +6,11 @@ each step appears once.
 """
 
 import json
+import logging
 import math
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +20,21 @@ class Writer:
     """Scalars and pictures of one run. `resume_step`: the step that the run goes on from; 0 for a fresh one."""
 
     def __init__(self, workdir: Path, *, resume_step: int = 0):
-        from tensorboardX import SummaryWriter  # here, because reading a log needs no writer
+        # Imported here, because reading a log needs no writer. Its SummaryWriter writes in a thread, which dies when the
+        # disk is full, and then whoever adds an event waits for ever.
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+        self._summary, self._event = summary, Event
         self._path = Path(workdir) / "metrics.jsonl"
         self._keep_up_to(resume_step)
         self._lines = self._path.open("a")
-        self._events = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=resume_step + 1)
+        folder = Path(workdir) / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        self._events = EventsWriter(str(folder / "events"))
+        # TensorBoard hides what a killed run wrote from this step on.
+        self._add(resume_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def _keep_up_to(self, step: int) -> None:
         if not self._path.exists():
@@ -45,11 +56,14 @@ class Writer:
         self._lines.write(json.dumps({"step": step} | finite) + "\n")
         self._lines.flush()
         for name, value in values.items():
-            self._events.add_scalar(name, float(value), step)
+            self._add(step, summary=self._summary.scalar(name, float(value)))
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """`picture`: (h, w, 3) uint8."""
-        self._events.add_image(name, picture, step, dataformats="HWC")
+        self._add(step, summary=self._summary.image(name, picture, dataformats="HWC"))
+
+    def _add(self, step: int, **what) -> None:
+        self._events.write_event(self._event(wall_time=time.time(), step=step, **what))
 
     def flush(self) -> None:
         self._lines.flush()
@@ -84,3 +98,25 @@ def progress(name: str, step: int, steps: int, rate: float, waiting: float, valu
 def say(text: str) -> None:
     """A line of its own on standard error."""
     print(("\r\x1b[K" if sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)
+
+
+class _Lines(logging.Handler):
+    """Warnings as lines of ours. What asyncio and Orbax say about a failed save is left out: it is raised as well."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name not in ("asyncio", "absl"):
+            say(f"{record.levelname.lower()}: {' '.join(record.getMessage().split())}")
+
+
+def warn_in_lines() -> None:
+    """Send all logging of this process, from warnings on, to standard error, one line each."""
+    logging.basicConfig(level=logging.WARNING, handlers=[_Lines()], force=True)
+    for name in ("absl", "jax"):  # these set a level of their own
+        logging.getLogger(name).setLevel(logging.WARNING)
+    sys.excepthook = _unless_expected
+
+
+def _unless_expected(kind, error, traceback) -> None:
+    """The threads of a save that failed report to an event loop that is gone; the failure itself is raised."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, traceback)

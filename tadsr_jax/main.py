@@ -14,7 +14,7 @@ Exit codes: 0 done, or stopped by SIGTERM and saved; 1 the training failed; 2 th
 """
 
 import difflib
-import logging
+import errno
 import re
 import runpy
 import sys
@@ -94,10 +94,9 @@ def _refuse(text: object, code: int = 2) -> None:
 
 def main(_) -> None:
     # The rest of the house is imported late: a typing error is told at once.
-    from tadsr_jax import checkpoints, job, train
+    from tadsr_jax import checkpoints, job, logs, train
 
-    for name in ("absl", "jax"):  # their news of backends and saves are not for people
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logs.warn_in_lines()
     workdir = Path(WORKDIR.value)
     try:
         read = job.read(CONFIG.value)
@@ -113,7 +112,11 @@ def main(_) -> None:
         sys.exit(stopped.exit_code)
     except checkpoints.WrongCheckpoint as error:
         _refuse(error)
-    except (train.Diverged, train.NoData, OSError) as error:
+    except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = f"{workdir}: the disk is full; the checkpoints are whole. Make room, and the same command goes on."
+        _refuse(full if is_full else error, code=1)
+    except (train.Diverged, train.NoData) as error:
         _refuse(error, code=1)
 
 

@@ -36,7 +36,7 @@ def parameter_spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
     if fsdp == 1 or not divisible or np.prod(shape) < SMALL:
         return PartitionSpec()
     cut = max(divisible, key=lambda axis: shape[axis])
-    return PartitionSpec(*("fsdp" if axis == cut else None for axis in range(len(shape))))
+    return PartitionSpec(*[None] * cut, "fsdp")  # without a tail of None, as compiled programs name it: see jit_step
 
 
 def shardings(tree, mesh: Mesh):

@@ -123,26 +123,26 @@ def train_step(
     def judge(part, draws, outputs):
         """The discriminator's gradient on detached outputs, the logs and its new statistics."""
         detached = jax.lax.stop_gradient(outputs)
-        loss = lambda p: recipe.discriminator_loss(p, stats["discriminator"], detached, frozen, part, draws)  # noqa: E731
+        loss = lambda p: recipe.discriminator_loss(p, stats["discriminator"], detached, frozen, part, draws)
         return jax.grad(loss, has_aux=True)(params["discriminator"])
 
     def answer(part, draws, outputs, pullback):
         """The student's gradient, against the discriminator as it now is."""
         players = params.get("discriminator"), stats.get("discriminator")
-        loss = lambda o: recipe.student_loss(o, *players, frozen, part, draws)  # noqa: E731
+        loss = lambda o: recipe.student_loss(o, *players, frozen, part, draws)
         grads, aux = jax.grad(loss, has_aux=True)(outputs)
         return pullback(grads)[0], aux
 
     if accumulate == 1:  # the student runs once, and its pullback serves after the discriminator's update
         draws = recipe.draw(key, frozen, batch)
         outputs, pullback = play(batch, draws)
-        judged = lambda: judge(batch, draws, outputs)  # noqa: E731
-        answered = lambda: answer(batch, draws, outputs, pullback)  # noqa: E731
+        judged = lambda: judge(batch, draws, outputs)
+        answered = lambda: answer(batch, draws, outputs, pullback)
     else:
         parts = split_batch(batch, accumulate)
         draws = jax.lax.map(lambda x: recipe.draw(x[0], frozen, x[1]), (jax.random.split(key, accumulate), parts))
-        judged = lambda: mean_of_parts(lambda part, d: judge(part, d, play(part, d)[0]), parts, draws)  # noqa: E731
-        answered = lambda: mean_of_parts(lambda part, d: answer(part, d, *play(part, d)), parts, draws)  # noqa: E731
+        judged = lambda: mean_of_parts(lambda part, d: judge(part, d, play(part, d)[0]), parts, draws)
+        answered = lambda: mean_of_parts(lambda part, d: answer(part, d, *play(part, d)), parts, draws)
 
     if recipe.discriminator_loss:
         grads, (logs_d, stats["discriminator"]) = judged()
@@ -171,7 +171,7 @@ def train_step(
 
 def split_batch(batch: Batch, parts: int) -> Batch:
     """(b, ...) -> (parts, b / parts, ...), every part taking every parts-th sample, so that shards stay where they are."""
-    cut = lambda leaf: jnp.moveaxis(leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]), 1, 0)  # noqa: E731
+    cut = lambda leaf: jnp.moveaxis(leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]), 1, 0)
     return jax.tree.map(cut, batch)
 
 
@@ -286,7 +286,7 @@ def run(
     """
     step_fn = jit_step(recipe=recipe, optimizers=optimizers, ema_decay=ema_decay, accumulate=accumulate, mesh=mesh)
     started, consumed, earlier = time.monotonic(), 0, 0.0
-    seconds = lambda: earlier + time.monotonic() - started  # noqa: E731
+    seconds = lambda: earlier + time.monotonic() - started
     # The signals stay ours until the save under way is complete.
     with stop_signal() as asked_to_stop, Checkpoints(workdir / "checkpoints", keep=keep) as checkpoints:
         if checkpoints.latest_step() is None:
@@ -299,7 +299,8 @@ def run(
         if step >= steps:
             return state, seconds()
         writer = Writer(workdir, resume_step=step)
-        stream = open_stream(consumed)
+        with _no_data():
+            stream = open_stream(consumed)
         saved = -1
 
         def save():
@@ -318,8 +319,8 @@ def run(
                     raise Stopped(
                         f"{name}: stopped at step {step} of {steps}, and saved; the same command goes on.", number
                     )
-                with meter.waiting():
-                    arrays = _next(stream)
+                with meter.waiting(), _no_data():
+                    arrays = next(stream)
                 state, logs = step_fn(state, frozen, as_batch(arrays, mesh))
                 step, consumed = step + 1, consumed + 1
                 last = step == steps
@@ -349,10 +350,12 @@ def run(
     return state, seconds()
 
 
-def _next(stream) -> dict:
+@contextlib.contextmanager
+def _no_data():
+    """NoData for what a source says when it is empty, or has looked at many pictures and could use none."""
     try:
-        return next(stream)
-    except ValueError as error:  # what the source says when it has looked at many pictures and could use none
+        yield
+    except ValueError as error:
         raise NoData(" ".join(str(error).split())) from error
 
 

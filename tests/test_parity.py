@@ -51,6 +51,16 @@ def test_the_command_prints_a_table_and_fails_if_a_case_fails(folder, capsys):
     assert "not covered: telepathy (1 cases)" in out and "1 passed, 1 failed" in out
 
 
+def test_lists_are_looked_for_in_the_parents_of_a_relative_folder_too(tmp_path, monkeypatch):
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "net.json").write_text('{"a.weight": [2, 3]}')
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "case.json").write_text('{"kind": "x", "shapes": "@lists/net.json", "seed": 1}')
+    monkeypatch.chdir(tmp_path / "deep")
+    (case,) = find(Path("."))
+    assert case.weights()["a.weight"].shape == (2, 3)
+
+
 def test_kinds_without_a_runner_do_not_fail(folder):
     assert command.main([str(folder), "--kind", "telepathy"]) == 0
 

@@ -47,9 +47,8 @@ def losses_of(mesh_options) -> dict:
         state, made = step(state, frozen, train.as_batch({"lq": batch.lq, "gt": batch.gt}, mesh))
         logs.append({name: float(value) for name, value in made.items()})
         places.append(jax.tree.map(lambda leaf: leaf.sharding, state))
-    equal = [
-        jax.tree.map(lambda a, b, leaf: a.is_equivalent_to(b, leaf.ndim), places[0], later, state) for later in places[1:]
-    ]
+    same_place = lambda a, b, leaf: a.is_equivalent_to(b, leaf.ndim)
+    equal = [jax.tree.map(same_place, places[0], later, state) for later in places[1:]]
     cut = [not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.params["student"])]
     weights = sum(float(abs(leaf).sum()) for leaf in jax.tree.leaves(state.params))
     return {
@@ -68,6 +67,7 @@ def losses_of(mesh_options) -> dict:
 def made():
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    environment |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # half the time to compile; the partitioning is the same
     child = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=900)
     assert child.returncode == 0, child.stderr[-3000:]
     return json.loads(child.stdout.splitlines()[-1])
@@ -96,8 +96,8 @@ def test_fsdp_cuts_the_large_parameters_and_data_parallelism_none(made):
 
 def test_a_large_parameter_is_cut_along_its_longest_axis_that_divides():
     assert parameter_spec((3, 3, 320, 640), 4) == PartitionSpec(None, None, None, "fsdp")
-    assert parameter_spec((3, 3, 640, 321), 4) == PartitionSpec(None, None, "fsdp", None)
-    assert parameter_spec((1024, 511), 2) == PartitionSpec("fsdp", None)
+    assert parameter_spec((3, 3, 640, 321), 4) == PartitionSpec(None, None, "fsdp")
+    assert parameter_spec((1024, 511), 2) == PartitionSpec("fsdp")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_every_leaf_of_a_state_is_placed_by_the_rule():
     mesh = AbstractMesh((1, 2), ("data", "fsdp"))
     tree = {"kernel": jax.ShapeDtypeStruct((512, 256), np.float32), "bias": jax.ShapeDtypeStruct((256,), np.float32)}
     got = shardings(tree, mesh)
-    assert got["kernel"].spec == PartitionSpec("fsdp", None) and got["bias"].spec == PartitionSpec()
+    assert got["kernel"].spec == PartitionSpec("fsdp") and got["bias"].spec == PartitionSpec()
 
 
 @pytest.mark.parametrize(

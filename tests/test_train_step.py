@@ -154,7 +154,7 @@ def test_parts_are_taken_in_strides_so_that_every_device_keeps_its_samples():
 
 def test_every_step_draws_anew_and_a_repeated_step_draws_the_same():
     step, _ = stepper()
-    first = lambda number: step(  # noqa: E731
+    first = lambda number: step(
         toy_state(toy_recipe(), sgd()).replace(step=jnp.int32(number)), FROZEN, toy_batch(n=None)
     )[1]["mse"]
     assert first(0) == first(0)
@@ -229,7 +229,8 @@ def test_the_state_is_donated():
 def test_the_first_state_holds_the_student_twice_and_no_step():
     state = toy_state(toy_recipe(), sgd())
     assert state.params["student"]["w"] == state.ema["w"] == np.float32(0.7)
-    assert state.params["discriminator"] == {"v": np.float32(0.3)} and state.stats["discriminator"] == {"u": np.float32(0.2)}
+    assert state.params["discriminator"] == {"v": np.float32(0.3)}
+    assert state.stats["discriminator"] == {"u": np.float32(0.2)}
     assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (0, 0, 0)
     assert set(toy_state(toy_recipe(adversarial=0), sgd()).params) == {"student"}
 
@@ -248,7 +249,7 @@ def test_every_recipe_trains_its_players_and_leaves_the_frozen_networks_alone(na
     step = train.jit_step(recipe=recipe, optimizers=optimizers, ema_decay=0.99, accumulate=1)
     state, logs = step(state, frozen, batch)
     assert state.skipped == 0 and all(np.isfinite(value) for value in logs.values())
-    moved = lambda new, old: jax.tree.map(lambda a, b: bool(np.any(a != b)), host(new), old)  # noqa: E731
+    moved = lambda new, old: jax.tree.map(lambda a, b: bool(np.any(a != b)), host(new), old)
     assert all(jax.tree.leaves(moved(state.params["student"], before.params["student"])))
     # A new discriminator's 3x3 convolutions are zero: what lies before them moves from the second step on.
     assert any(jax.tree.leaves(moved(state.params, before.params).get("discriminator", True)))

@@ -63,12 +63,13 @@ def public_order(name: str) -> list:
 def to_flax(network: nn.Module | Mapping, state_dict: Mapping, *, source: str = "The weights") -> dict:
     """Variables of `network` (a module, or its abstract variables) from a public state dict of NumPy arrays.
 
-    Wrappers ("state_dict", "params", "params_ema", "module.", "_orig_mod.") are taken off, constant buffers left out.
+    Prefixes of wrappers ("module.", "_orig_mod.") are taken off, constant buffers left out.
     Half-precision arrays become float32. Missing, unknown and misshapen entries are one ValueError that begins with
     `source` and says which network the file seems to hold.
     """
     variables = abstract_variables(network) if isinstance(network, nn.Module) else network
-    state_dict = {name: a for name, a in unwrap(state_dict).items() if name.split(".")[-1] not in CONSTANT_BUFFERS}
+    state_dict = without_prefixes(state_dict)
+    state_dict = {name: a for name, a in state_dict.items() if name.split(".")[-1] not in CONSTANT_BUFFERS}
     wanted = _entries(variables)
     missing = [name for name in wanted if name not in state_dict]
     unknown = [name for name in state_dict if name not in wanted]
@@ -121,11 +122,8 @@ def constant_buffers(module: nn.Module) -> dict[str, np.ndarray]:
     return {name: buffers[name] for name in sorted(buffers, key=public_order)}
 
 
-def unwrap(state_dict: Mapping) -> dict:
-    """The entries of a public file without the dictionaries and prefixes that trainers put around them."""
-    for key in ("state_dict", "params_ema", "params"):
-        if isinstance(state_dict.get(key), Mapping):
-            return unwrap(state_dict[key])
+def without_prefixes(state_dict: Mapping) -> dict:
+    """The entries without what wrappers of models ("module.", "_orig_mod.") put before their names."""
     return {re.sub(r"^((module|_orig_mod)\.)+", "", name): array for name, array in state_dict.items()}
 
 

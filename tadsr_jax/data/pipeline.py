@@ -142,7 +142,7 @@ def training_stream(
         source=opened,
         gt_size=gt_size,
         scale=scale,
-        degradation=dict(degradation or {}),
+        degradation=degrade.chosen(degradation),
         hflip=hflip,
         rot=rot,
         rescale_gt=rescale_gt,
@@ -213,7 +213,7 @@ def validation_pairs(
             gt = images.to_float(gt)
         else:
             rng = np.random.default_rng([seed, i])
-            lq, gt = degrade.degrade(images.to_float(gt), rng, scale=scale, **(degradation or {}))
+            lq, gt = degrade.degrade(images.to_float(gt), rng, scale=scale, **degrade.chosen(degradation))
         name = os.path.splitext(opened.name(i))[0]
         pairs.append({"name": name, "lq": images.to_signed(lq), "gt": images.to_signed(gt)})
     if not pairs:

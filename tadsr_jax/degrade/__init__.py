@@ -2,7 +2,8 @@
 
 realesrgan.py   the second-order chain of Real-ESRGAN: draw all parameters, then apply them
 settings.py     its probabilities and ranges      ops.py   its operations      kernels.py   its blur kernels
-`degrade` and `validate` take `config.data.degradation`; pictures are (h, w, 3) float32 RGB in [0, 1].
+`config.data.degradation` is {"kind": one of KINDS, and a section of settings a kind}; `validate` checks it, `chosen` is
+the kind's own settings, which `degrade` takes. Pictures are (h, w, 3) float32 RGB in [0, 1].
 """
 
 import inspect
@@ -50,22 +51,40 @@ def accepted(kind: str) -> tuple[str, ...]:
     return tuple(p.name for p in signature if p.kind is p.KEYWORD_ONLY and p.name != "scale")
 
 
-def validate(settings: dict, *, scale: int) -> None:
-    """ValueError for a `config.data.degradation` that `degrade` would not take: unknown keys, wrong types or ranges."""
-    settings = dict(settings)
-    kind = settings.pop("kind", "realesrgan")
+def chosen(section: dict | None) -> dict:
+    """The keywords of `degrade` from `config.data.degradation`: its kind, and the settings of that kind."""
+    section = dict(section or {})
+    kind = section.get("kind", "realesrgan")
+    return {"kind": kind, **(section.get(kind) or {})}
+
+
+def validate(section: dict, *, scale: int) -> None:
+    """ValueError for a `config.data.degradation` that cannot serve: unknown keys, wrong types or ranges."""
+    kind = section.get("kind", "realesrgan")
     if kind not in KINDS:
         raise ValueError(f"config.data.degradation.kind is {kind!r}; expected one of {', '.join(KINDS)}.")
-    for key in settings:
-        if key not in accepted(kind):
-            words = f"has the keys kind, {', '.join(accepted(kind))}" if accepted(kind) else "has no key but kind"
-            raise ValueError(f"config.data.degradation.{key} is no setting; kind={kind!r} {words}.")
+    for key, settings in section.items():
+        if key == "kind":
+            continue
+        if key not in KINDS:
+            raise ValueError(
+                f"config.data.degradation.{key} is no setting; expected kind, and a section for "
+                f"{', '.join(KINDS)} (the settings of Real-ESRGAN are config.data.degradation.realesrgan.KEY)."
+            )
+        _validate_kind(key, dict(settings or {}))
     if kind == "none" and scale != 1:
         raise ValueError(
             f"config.data.degradation.kind is 'none', which leaves a picture as it is, but the scale is {scale}; "
             "use kind='bicubic', or source='pairs' for lq pictures of your own."
         )
+
+
+def _validate_kind(kind: str, settings: dict) -> None:
+    for key in settings:
+        if key not in accepted(kind):
+            words = f"has the keys {', '.join(accepted(kind))}" if accepted(kind) else "has no settings"
+            raise ValueError(f"config.data.degradation.{kind}.{key} is no setting; {kind} {words}.")
     if kind == "realesrgan":
         Settings(**settings)
     elif not isinstance(settings.get("quantize", False), bool):
-        raise ValueError(f"config.data.degradation.quantize is {settings['quantize']!r}; expected True or False.")
+        raise ValueError(f"config.data.degradation.{kind}.quantize is {settings['quantize']!r}; expected True or False.")

@@ -23,6 +23,9 @@ SCORES = {
 }
 
 
+_NOISE = 1
+
+
 class Sampler:
     """A family's `sample`, compiled once a shape and number of steps, for pairs of `data.validation_pairs`."""
 
@@ -34,7 +37,8 @@ class Sampler:
         """The latent noise of picture `index`: a function of the seed and the index alone."""
         lq = self._pairs[index]["lq"][None]
         shape = jax.eval_shape(lambda p, lq: self._family.condition(p, lq, {})["z_y"], params, lq).shape
-        return np.random.default_rng([self._seed, index]).standard_normal(shape, np.float32)
+        # The tag keeps it apart from the generator that degraded the picture.
+        return np.random.default_rng([self._seed, index, _NOISE]).standard_normal(shape, np.float32)
 
     def __call__(self, denoiser, autoencoder, *, steps: int) -> list[np.ndarray]:
         """8-bit pictures (s h, s w, 3) of all pairs."""
@@ -84,21 +88,20 @@ def report(pairs: list[dict], *, scale: int, student: list, teacher: list | None
     return made | {"validation": [pair["name"] for pair in pairs], "bicubic_kind": "PyTorch (a = -0.75), as in z_y"}
 
 
-def comparison(columns: dict[str, list[np.ndarray]], *, size: int = 192, rows: int = 4, enlarge: int = 1) -> np.ndarray:
+def comparison(columns: dict[str, list[np.ndarray]], *, size: int = 192, rows: int = 4) -> np.ndarray:
     """A sheet of pictures: a titled column a key, a row a picture, of each the `size`-pixel square in its middle."""
     rows = min(rows, min(len(pictures) for pictures in columns.values()))
-    side, gap, head = size * enlarge, 4, 22
-    sheet = Image.new("RGB", (len(columns) * (side + gap) - gap, head + rows * (side + gap) - gap), "white")
+    gap, head = 4, 22
+    sheet = Image.new("RGB", (len(columns) * (size + gap) - gap, head + rows * (size + gap) - gap), "white")
     write = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(14)
     for column, (title, pictures) in enumerate(columns.items()):
-        write.text((column * (side + gap) + 2, 2), title, fill="black", font=font)
+        write.text((column * (size + gap) + 2, 2), title, fill="black", font=font)
         for row, picture in enumerate(pictures[:rows]):
             h, w, _ = picture.shape
             top, left = max(h - size, 0) // 2, max(w - size, 0) // 2
             cut = Image.fromarray(picture[top : top + size, left : left + size])
-            cut = cut.resize((cut.width * enlarge, cut.height * enlarge), Image.Resampling.NEAREST)
-            sheet.paste(cut, (column * (side + gap), head + row * (side + gap)))
+            sheet.paste(cut, (column * (size + gap), head + row * (size + gap)))
     return np.asarray(sheet)
 
 

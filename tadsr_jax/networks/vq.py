@@ -143,7 +143,7 @@ class Codebook(nn.Module):
 
     def setup(self):
         bound = 1 / self.n_embed
-        init = lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)  # noqa: E731
+        init = lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
         self.codes = self.param("embedding", init, (self.n_embed, self.embed_dim))
 
     def nearest(self, z):

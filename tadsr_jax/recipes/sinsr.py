@@ -38,6 +38,11 @@ def recipe(
     schedule = family.schedule
     last = schedule.num_steps - 1
     targets.check_sampling(teacher_sampling)
+    if (inverse or gt or covariance) and (schedule.predict != "xstart" or schedule.input_scaling == "preconditioned"):
+        raise ValueError(
+            "config.losses: inverse, gt and covariance predict pure noise at step 0, which needs "
+            f"config.diffusion.predict='xstart' (it is {schedule.predict!r}) and an input_scaling without z_y; set them to 0."
+        )
 
     def told(student, z, t, condition):
         """The student at a latent scaled as of step T-1, told step t. `predict_z0` scales by t, so undo that first."""
@@ -55,12 +60,12 @@ def recipe(
     def uncertainty_map(student, draws):
         """m = clip(u max_c(max - min over passes), 0, 1) of the student's outputs from q(z_tea, fresh noise)."""
         condition, t = draws["condition"], jnp.full(draws["z_gt"].shape[:1], last)
-        one_pass = lambda eps: told(  # noqa: E731
-            student, schedule.add_noise(draws["z_tea"], condition["z_y"], t, eps), last, condition
+        one_pass = lambda eps: told(
+            lax.stop_gradient(student), schedule.add_noise(draws["z_tea"], condition["z_y"], t, eps), last, condition
         )
         outputs = lax.map(one_pass, draws["pass_eps"])
         spread = jnp.max(jnp.max(outputs, 0) - jnp.min(outputs, 0), axis=-1, keepdims=True)
-        return lax.stop_gradient(jnp.clip(uncertainty * spread, 0, 1))
+        return jnp.clip(uncertainty * spread, 0, 1)
 
     def generate(student, frozen, batch, draws):
         condition = draws["condition"]

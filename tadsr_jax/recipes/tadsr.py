@@ -21,13 +21,14 @@ from tadsr_jax.networks.discriminators import TimeAwareDiscriminator
 from tadsr_jax.recipes import targets
 from tadsr_jax.types import Family, Recipe
 
-# What the public code does against its paper. `None` for a number of times stands for all of them.
+# What the public code does against its paper. Numbers of times: how many of the lowest indices are drawn from, 0 being
+# all of them, and -1 all but the last.
 VARIANTS = {
     "paper": {
         "score_input_scaling": "once",
         "score_noise": "normal",
         "discriminator_noise": "normal",
-        "discriminator_times": None,
+        "discriminator_times": 0,
         "start_noise": "own",
     },
     "released": {
@@ -48,11 +49,11 @@ def _choice(name: str, value, accepted):
     return value
 
 
-def _times(name: str, value: int | None, num_steps: int) -> int:
-    """How many of the lowest step indices are drawn from: None is all, -1 all but the last."""
-    count = num_steps + (value if value is not None and value < 0 else 0) if value is None or value < 0 else value
+def _times(name: str, value: int, num_steps: int) -> int:
+    """How many of the lowest step indices are drawn from."""
+    count = {0: num_steps, -1: num_steps - 1}.get(value, value)
     if not 1 <= count <= num_steps:
-        raise ValueError(f"config.losses.{name} is {value}; expected 1 to {num_steps}, None (all), or -1 (all but one).")
+        raise ValueError(f"config.losses.{name} is {value}; expected 1 to {num_steps}, 0 (all), or -1 (all but the last).")
     return count
 
 
@@ -65,7 +66,7 @@ def recipe(
     adversarial: float = 0.02,
     score_kind: str = "hsd",
     score_target: str = "teacher",
-    score_times: int | None = 3,
+    score_times: int = 3,
     score_input_scaling: str | None = None,
     score_noise: str | None = None,
     discriminator_times: int | None = None,
@@ -81,7 +82,8 @@ def recipe(
     regression, score, adversarial   weights of the three terms (faces: 1, 0.1, 0.2)
     score_kind              "hsd", or "sds" for comparison: e(q(z_s, m, t)) - m
     score_target            "teacher", or "gt": the ground truth in the place of z_tea in the score term
-    score_times             the score term draws t from this many lowest indices; None all, -1 all but the last
+    score_times             the score term draws t from this many lowest indices; 0 all, -1 all but the last (which is
+                            what the released code draws from with its `uniform_sampling`)
     score_input_scaling     "once", or "twice": the teacher's input divided by its standard deviation twice
     score_noise             "normal", or "uniform" in [0, 1)
     discriminator_times, discriminator_noise   the same for the discriminator's inputs

@@ -23,6 +23,11 @@ def draw(family: Family, key, frozen, batch, *, sampling: str, first=None, start
     those from index `first` down (a traced scalar; None: the last) with the noise level of index `start`.
     Returns condition, z_gt, eps, z_T, z_tea.
     """
+    if "z_tea" in batch.extra and ("eps" not in batch.extra or first is not None):
+        raise ValueError(
+            "The batch stores the teacher's output (z_tea) "
+            + ("with student_times, but not which start it belongs to." if "eps" in batch.extra else "without its noise (eps).")
+        )
     key_eps, key_steps = jax.random.split(key)
     condition = family.condition(frozen, batch.lq, batch.extra)
     z_gt = family.encode(frozen, batch.gt)
@@ -36,6 +41,6 @@ def draw(family: Family, key, frozen, batch, *, sampling: str, first=None, start
     elif sampling == "deterministic":
         z_tea, _ = sample.deterministic(family.schedule, predict, z_T, condition["z_y"])
     else:
-        noise = lambda i: jax.random.normal(jax.random.fold_in(key_steps, i), z_T.shape)  # noqa: E731
+        noise = lambda i: jax.random.normal(jax.random.fold_in(key_steps, i), z_T.shape)
         z_tea, _ = sample.stochastic(family.schedule, predict, z_T, noise)
     return {"condition": condition, "z_gt": z_gt, "eps": eps, "z_T": z_T, "z_tea": z_tea}

@@ -88,7 +88,7 @@ def test_attention_follows_all_blocks_of_its_level_in_the_order_of_a_file():
 def test_wrappers_prefixes_and_constant_buffers_of_public_files_are_taken_off():
     state_dict = state_dict_of(abstract_variables(UNET))
     wrapped = {f"module._orig_mod.{name}": a for name, a in (state_dict | names.constant_buffers(UNET)).items()}
-    plain, unwrapped = names.to_flax(UNET, state_dict), names.to_flax(UNET, {"state_dict": wrapped, "epoch": 3})
+    plain, unwrapped = names.to_flax(UNET, state_dict), names.to_flax(UNET, wrapped)
     for name, array in names.to_torch(unwrapped).items():
         np.testing.assert_array_equal(array, names.to_torch(plain)[name])
 

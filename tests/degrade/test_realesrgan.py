@@ -131,13 +131,7 @@ def test_bicubic_is_matlab_and_not_rounded_unless_asked_for():
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"kind": "blur"}, "config.data.degradation.kind is 'blur'; expected one of realesrgan, bicubic, none"),
-        (
-            {"noise_rang": [1, 2]},
-            "config.data.degradation.noise_rang is no setting; .*noise_range, poisson_scale_range",
-        ),
-        ({"kind": "bicubic", "jpeg": "real"}, "config.data.degradation.jpeg is no setting; .*kind, quantize"),
-        ({"kind": "none"}, "the scale is 4; use kind='bicubic'"),
+        ({"noise_rang": [1, 2]}, "realesrgan.noise_rang is no setting; .*noise_range, poisson_scale_range"),
         ({"sinc_prob": 1.5}, "sinc_prob is 1.5; expected a probability from 0 to 1"),
         ({"sinc_prob": True}, "sinc_prob is True; expected a probability"),
         ({"noise_range2": [25, 1]}, r"noise_range2 is \(25, 1\); expected two numbers, low and high"),
@@ -155,11 +149,33 @@ def test_bicubic_is_matlab_and_not_rounded_unless_asked_for():
 )
 def test_wrong_settings_are_refused_with_what_is_accepted(settings, words):
     with pytest.raises(ValueError, match=words):
-        degrade.validate(settings, scale=4)
+        degrade.validate({"kind": "realesrgan", "realesrgan": settings}, scale=4)
+
+
+@pytest.mark.parametrize(
+    "section, words",
+    [
+        ({"kind": "blur"}, "config.data.degradation.kind is 'blur'; expected one of realesrgan, bicubic, none"),
+        ({"jpeg": "real"}, "config.data.degradation.jpeg is no setting; expected kind, and a section for realesrgan"),
+        ({"kind": "bicubic", "bicubic": {"jpeg": "real"}}, "bicubic.jpeg is no setting; bicubic has the keys quantize"),
+        ({"kind": "bicubic", "bicubic": {"quantize": 2}}, "bicubic.quantize is 2; expected True or False"),
+        ({"kind": "none"}, "the scale is 4; use kind='bicubic'"),
+    ],
+)
+def test_a_wrong_section_is_refused_with_what_is_accepted(section, words):
+    with pytest.raises(ValueError, match=words):
+        degrade.validate(section, scale=4)
+
+
+def test_the_kind_chooses_among_the_sections_and_the_others_stand_by():
+    section = {"kind": "bicubic", "realesrgan": {"jpeg": "real"}, "bicubic": {"quantize": True}}
+    degrade.validate(section, scale=4)
+    assert degrade.chosen(section) == {"kind": "bicubic", "quantize": True}
+    assert degrade.chosen(section | {"kind": "realesrgan"}) == {"kind": "realesrgan", "jpeg": "real"}
 
 
 def test_every_number_of_the_public_configs_is_a_setting_of_the_right_default():
     defaults = {name: p.default for name, p in inspect.signature(Settings).parameters.items()}
     assert defaults["resize_range"] == (0.15, 1.5) and defaults["poisson_scale_range2"] == (0.05, 2.5)
     assert defaults["second_order_prob"] == 0.5 and defaults["final_sinc_prob"] == 0.8 and not defaults["usm"]
-    degrade.validate({"kind": "realesrgan", **defaults}, scale=4)
+    degrade.validate({"kind": "realesrgan", "realesrgan": defaults}, scale=4)

@@ -82,7 +82,7 @@ def test_the_posterior_at_the_first_step_is_the_prediction():
 
 
 def test_the_posterior_is_the_product_of_the_two_gaussians_it_is_defined_by():
-    # q(z_t | z_{t-1}) q(z_{t-1} | z0) as densities of z_{t-1}, in scalars, with z_t - z_{t-1} ~ N(alpha e, kappa^2 alpha).
+    # q(z_t | z_{t-1}) q(z_{t-1} | z0) as densities of z_{t-1}, in scalars; z_t - z_{t-1} ~ N(alpha e, kappa^2 alpha)
     t, z0, e, z_t = 7, 0.3, -0.8, 1.1
     alpha, before, kappa = paper.eta[t] - paper.eta[t - 1], paper.eta[t - 1], 2.0
     of_step, of_past = 1 / (kappa**2 * alpha), 1 / (kappa**2 * before)  # precisions
@@ -165,7 +165,7 @@ def test_every_meaning_of_the_output_leads_to_the_same_latent():
 def test_the_linear_estimate_has_the_smallest_error_of_all_linear_ones():
     eta, kappa, sigma = 0.3, 0.5, 0.13
     # z_t - z_y = (1 - eta) d + kappa sqrt(eta) eps with d = z0 - z_y; E (d - c (z_t - z_y))^2, as a function of c
-    error = lambda c: (1 - c * (1 - eta)) ** 2 * sigma**2 + c**2 * kappa**2 * eta  # noqa: E731
+    error = lambda c: (1 - c * (1 - eta)) ** 2 * sigma**2 + c**2 * kappa**2 * eta
     skip, out = map(float, shift.linear_estimate(eta, kappa=kappa, sigma_data=sigma))
     assert error(skip) < min(error(skip - 1e-3), error(skip + 1e-3))
     assert out**2 == pytest.approx(error(skip))  # the network's target has unit variance
@@ -186,7 +186,7 @@ def test_a_preconditioned_network_that_says_nothing_gives_the_linear_estimate():
 
 
 def test_the_weight_of_the_bound_is_the_divergence_of_the_two_posteriors():
-    # KL of two Gaussians of one variance v is (difference of means)^2 / (2 v); the means differ by alpha / eta (z0 - z0').
+    # KL of two Gaussians of one variance v: (difference of means)^2 / (2 v); here it is alpha / eta (z0 - z0').
     t = 6
     weight = (paper.alpha[t] / paper.eta[t]) ** 2 / (2 * paper.posterior_variance[t])
     assert paper.mse_weight[t] == pytest.approx(weight)
@@ -206,7 +206,10 @@ def test_the_weight_of_the_bound_is_the_divergence_of_the_two_posteriors():
         ({"etas_end": 1.5}, "config.diffusion.etas_end is 1.5; expected a number above 0, from 0 to 1."),
         ({"power": float("nan")}, "config.diffusion.power is nan"),
         ({"predict": "x0"}, "config.diffusion.predict is 'x0'; expected one of xstart, residual, epsilon"),
-        ({"input_scaling": "std"}, "config.diffusion.input_scaling is 'std'; expected one of latent, pixel, preconditioned, none."),
+        (
+            {"input_scaling": "std"},
+            "config.diffusion.input_scaling is 'std'; expected one of latent, pixel, preconditioned, none.",
+        ),
         ({"sigma_data": 0.1}, "config.diffusion.sigma_data is 0.1 with predict='xstart'"),
         ({"predict": "preconditioned"}, "config.diffusion.sigma_data is None with predict='preconditioned'"),
         ({"etas_end": 0.01}, "config.diffusion.min_noise_level is 0.04: the ramp would start at 0.02, above its end"),

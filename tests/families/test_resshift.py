@@ -146,9 +146,15 @@ def test_fewer_steps_are_those_of_the_respaced_chain():
             {"denoiser": SMALL | {"dtype": "float16"}},
             "config.networks.denoiser.dtype is 'float16'; expected one of float32, bfloat16.",
         ),
-        ({"denoiser": SMALL | {"width": 3}}, "config.networks.denoiser.width is unknown; config.networks.denoiser has the"),
+        (
+            {"denoiser": SMALL | {"width": 3}},
+            "config.networks.denoiser.width is unknown; config.networks.denoiser has the",
+        ),
         ({"denoiser": SMALL | {"blocks": "2"}}, "config.networks.denoiser.blocks is '2'; expected int."),
-        ({"diffusion": {"kapa": 2}}, "config.diffusion.kapa is unknown; config.diffusion has the keys num_steps, kappa"),
+        (
+            {"diffusion": {"kapa": 2}},
+            "config.diffusion.kapa is unknown; config.diffusion has the keys num_steps, kappa",
+        ),
     ],
 )
 def test_settings_that_make_no_model_are_refused(settings, message):

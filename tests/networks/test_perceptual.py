@@ -64,7 +64,7 @@ def test_lpips_is_zero_for_equal_pictures_symmetric_and_the_sum_of_its_terms(ale
 def test_the_distance_of_features_follows_its_formula():
     rng = np.random.default_rng(0)
     a, b, head = rng.normal(size=(1, 2, 2, 3)), rng.normal(size=(1, 2, 2, 3)), rng.uniform(size=3)
-    unit = lambda x: x / (np.sqrt((x**2).sum(-1, keepdims=True)) + 1e-10)  # noqa: E731
+    unit = lambda x: x / (np.sqrt((x**2).sum(-1, keepdims=True)) + 1e-10)
     want = ((unit(a) - unit(b)) ** 2 @ head).mean()
     distance, terms = lpips_distance([jnp.float32(a)] * 2, [jnp.float32(b)] * 2, [jnp.float32(head), jnp.zeros(3)])
     np.testing.assert_allclose(terms[:, 0], [want, 0], rtol=1e-5)

@@ -48,7 +48,7 @@ def test_a_new_network_without_time_gates_returns_zeros():
 def test_every_parameter_the_step_and_both_conditions_reach_the_output():
     x, t, lq = inputs()
     params = stirred(jax.random.key(2))
-    loss = lambda p, x, lq: jnp.sum(jnp.square(SMALL.apply(p, x, t, lq)))  # noqa: E731
+    loss = lambda p, x, lq: jnp.sum(jnp.square(SMALL.apply(p, x, t, lq)))
     grads = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(params, x, lq)
     for name, leaf in flatten_dict(grads[0], sep=".").items():
         assert np.any(leaf), name

@@ -25,7 +25,7 @@ SMALL = {
 def variables_of(module):
     """Every parameter drawn with a deviation of 1 over the root of its fan-in, the zero convolutions included."""
     rng = np.random.default_rng(0)
-    draw = lambda leaf: rng.normal(size=leaf.shape) / max(1, math.prod(leaf.shape[:-1])) ** 0.5  # noqa: E731
+    draw = lambda leaf: rng.normal(size=leaf.shape) / max(1, math.prod(leaf.shape[:-1])) ** 0.5
     return jax.tree.map(lambda leaf: jnp.asarray(draw(leaf), leaf.dtype), abstract_variables(module))
 
 
@@ -40,7 +40,7 @@ def test_rematerialised_blocks_have_the_same_parameters_outputs_and_gradients():
 
     def loss_and_gradient(**options):
         module = SwinUNet(**one_level, **options)
-        loss = lambda v: jnp.mean(jnp.square(module.apply(v, *inputs_of())))  # noqa: E731
+        loss = lambda v: jnp.mean(jnp.square(module.apply(v, *inputs_of())))
         return jax.jit(jax.value_and_grad(loss))(variables_of(module))
 
     loss, gradient = loss_and_gradient()

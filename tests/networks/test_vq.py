@@ -16,7 +16,7 @@ SMALL = {"n_embed": 32, "ch": 32, "ch_mult": (1, 2), "num_res_blocks": 1, "resol
 def variables_of(module):
     """Every parameter drawn with a deviation of 1 over the root of its fan-in."""
     rng = np.random.default_rng(0)
-    draw = lambda leaf: rng.normal(size=leaf.shape) / max(1, math.prod(leaf.shape[:-1])) ** 0.5  # noqa: E731
+    draw = lambda leaf: rng.normal(size=leaf.shape) / max(1, math.prod(leaf.shape[:-1])) ** 0.5
     return jax.tree.map(lambda leaf: jnp.asarray(draw(leaf), leaf.dtype), abstract_variables(module))
 
 
@@ -45,7 +45,7 @@ def test_codes_far_from_the_origin_are_told_apart_by_small_gaps():
 
 def test_gradients_pass_the_quantiser_as_if_the_latent_had_stayed():
     module, z, weight = VQModel(**SMALL), latent(), latent(c=3) * 2
-    quantize = lambda z: module.apply(variables_of(module), z, method="quantize")[0]  # noqa: E731
+    quantize = lambda z: module.apply(variables_of(module), z, method="quantize")[0]
     codes = variables_of(module)["params"]["quantize"]["embedding"]
     indices = module.apply(variables_of(module), z, method="quantize")[1]
     np.testing.assert_allclose(quantize(z), codes[indices], atol=1e-6)

@@ -27,13 +27,14 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"no case.json below {options.dir}" + (f" of kind {options.kind!r}" if options.kind else ""))
 
     # Cases share most of their programs: one that was compiled for an earlier case is taken from there.
-    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="parity-"))
+    cache = tempfile.TemporaryDirectory(prefix="parity-")
+    jax.config.update("jax_compilation_cache_dir", cache.name)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
     # Cases of one kind and config follow each other, so that a network is compiled once for all of them.
     covered = sorted(
         (case for case in cases if case.kind in RUNNERS),
-        key=lambda case: (case.kind, json.dumps(case.config, sort_keys=True), case.name),
+        key=lambda case: (case.kind, json.dumps(case.spec.get("config"), sort_keys=True), case.name),
     )
     not_covered = sorted({case.kind for case in cases} - set(RUNNERS))
     width = max((len(case.name) for case in covered), default=0)

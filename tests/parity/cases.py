@@ -41,7 +41,7 @@ class Case:
 
     @property
     def kind(self) -> str:
-        return self.spec["kind"]
+        return self.spec.get("kind", "(no kind)")
 
     @property
     def config(self) -> dict:
@@ -101,8 +101,9 @@ class Verdict:
 
 def find(root: Path) -> Iterator[Case]:
     """Every case below `root`, in the order of their paths."""
-    for path in sorted(Path(root).rglob("case.json")):
-        yield Case(path.parent, Path(root))
+    root = Path(root).absolute()  # a relative path has no parents to look for lists in
+    for path in sorted(root.rglob("case.json")):
+        yield Case(path.parent, root)
 
 
 def _share(got, want, *, rtol: float, atol: float) -> float:

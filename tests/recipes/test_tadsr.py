@@ -86,7 +86,7 @@ def test_the_released_discriminator_never_sees_the_last_step():
     assert set(many(recipe(variant="released"), "disc_t")) == {0, 1, 2}
 
 
-@pytest.mark.parametrize(("value", "times"), [(1, {0}), (None, {0, 1, 2, 3}), (-1, {0, 1, 2})])
+@pytest.mark.parametrize(("value", "times"), [(1, {0}), (0, {0, 1, 2, 3}), (-1, {0, 1, 2})])
 def test_score_times_counts_the_least_noisy_steps(value, times):
     assert set(many(recipe(score_times=value), "score_t")) == times
 
@@ -155,10 +155,11 @@ def teacher_eps(z, draws, *, scaled_twice=False):
 def test_the_gradient_of_hsd_is_the_teachers_noise_in_the_student_less_that_in_the_target(scaling, target):
     made = recipe(adversarial=0, score_input_scaling=scaling, score_target=target)
     draws, outputs, _ = parts(made)
-    twice = scaling == "twice"
-    wanted = np.asarray(draws["z_tea"] if target == "teacher" else BATCH.gt)
-    g = teacher_eps(np.asarray(outputs["z0"]), draws, scaled_twice=twice) - teacher_eps(wanted, draws, scaled_twice=twice)
-    np.testing.assert_allclose(gradient_of(made, "hsd", outputs, draws), g, **NEAR)
+    wanted = draws["z_tea"] if target == "teacher" else BATCH.gt
+    of_student, of_target = (
+        teacher_eps(np.asarray(z), draws, scaled_twice=scaling == "twice") for z in (outputs["z0"], wanted)
+    )
+    np.testing.assert_allclose(gradient_of(made, "hsd", outputs, draws), of_student - of_target, **NEAR)
 
 
 def test_the_gradient_of_sds_is_the_teachers_noise_less_the_one_that_was_added():
@@ -212,19 +213,19 @@ def test_the_discriminators_loss_moves_nothing_in_the_student():
     made = recipe()
     draws, outputs, _ = default_parts()
     params, stats = discriminator_of(made, outputs, draws)
-    loss = lambda o: made.discriminator_loss(params, stats, o, FROZEN, BATCH, draws)[0]  # noqa: E731
+    loss = lambda o: made.discriminator_loss(params, stats, o, FROZEN, BATCH, draws)[0]
     for leaf in jax.tree.leaves(jax.grad(loss)(outputs)):
         assert not leaf.any()
-    answer = lambda o: made.student_loss(o, params, stats, FROZEN, BATCH, draws)[0]  # noqa: E731
+    answer = lambda o: made.student_loss(o, params, stats, FROZEN, BATCH, draws)[0]
     assert jax.grad(answer)(outputs)["features"][0].any()
 
 
 def test_the_discriminator_is_shown_the_ground_truth_and_the_student_with_the_same_noise():
     made = recipe()
     draws, outputs, _ = default_parts()
-    copied = outputs | {"features": [TEACHER["gain"] * FAMILY.schedule.scale_input(
-        FAMILY.schedule.add_noise(BATCH.gt, BATCH.lq, draws["disc_t"], draws["disc_eps"]), BATCH.lq, draws["disc_t"]
-    )]}  # fmt: skip
+    noised = FAMILY.schedule.add_noise(BATCH.gt, BATCH.lq, draws["disc_t"], draws["disc_eps"])
+    of_truth = TEACHER["gain"] * FAMILY.schedule.scale_input(noised, BATCH.lq, draws["disc_t"])
+    copied = outputs | {"features": [of_truth]}
     params, stats = discriminator_of(made, outputs, draws)
     # After some power iterations the vectors do not move any more between the two passes of a loss.
     for _ in range(30):
@@ -371,7 +372,12 @@ def test_every_option_alone_changes_what_is_computed_and_leaves_it_finite(option
 
 @pytest.mark.parametrize(
     "given",
-    [{"score_input_scaling": "once"}, {"score_noise": "normal"}, {"discriminator_noise": "normal"}, {"discriminator_times": 4}],
+    [
+        {"score_input_scaling": "once"},
+        {"score_noise": "normal"},
+        {"discriminator_noise": "normal"},
+        {"discriminator_times": 4},
+    ],
     ids=lambda options: next(iter(options)),
 )
 def test_an_option_given_beside_a_variant_wins(given):
@@ -392,11 +398,11 @@ def test_an_option_given_beside_a_variant_wins(given):
             {"teacher_sampling": "ddim"},
             "config.losses.teacher_sampling is 'ddim'; expected one of deterministic, stochastic.",
         ),
-        ({"score_times": 5}, "config.losses.score_times is 5; expected 1 to 4, None (all), or -1 (all but one)."),
-        ({"score_times": 0}, "config.losses.score_times is 0; expected 1 to 4, None (all), or -1 (all but one)."),
+        ({"score_times": 5}, "config.losses.score_times is 5; expected 1 to 4, 0 (all), or -1 (all but the last)."),
+        ({"score_times": -2}, "config.losses.score_times is -2; expected 1 to 4, 0 (all), or -1 (all but the last)."),
         (
             {"discriminator_times": -4},
-            "config.losses.discriminator_times is -4; expected 1 to 4, None (all), or -1 (all but one).",
+            "config.losses.discriminator_times is -4; expected 1 to 4, 0 (all), or -1 (all but the last).",
         ),
         ({"student_times": (1, 4)}, "config.losses.student_times holds 4; expected indices from 0 to 3."),
         (

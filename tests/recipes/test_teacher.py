@@ -97,7 +97,10 @@ def test_without_the_perceptual_term_nothing_is_decoded():
             {"weighting": "preconditioned"},
             "config.losses.weighting='preconditioned' needs config.diffusion.predict='preconditioned'.",
         ),
-        ({"perceptual": 1.0}, "config.losses.perceptual is 1.0, and there are no LPIPS weights; set config.init.lpips_back"),
+        (
+            {"perceptual": 1.0},
+            "config.losses.perceptual is 1.0, and there are no LPIPS weights; set config.init.lpips_back",
+        ),
     ],
 )
 def test_a_wrong_option_is_refused(options, message):

@@ -40,7 +40,7 @@ def unet_of(**config):
 def autoencoder_of(**config):
     """(module, its abstract variables, {"encode", "quantize", "decode": jitted methods})."""
     module = vq.from_public(**config)
-    method = lambda name, **options: jax.jit(functools.partial(module.apply, method=name, **options))  # noqa: E731
+    method = lambda name, **options: jax.jit(functools.partial(module.apply, method=name, **options))
     methods = {
         "encode": method("encode"),
         "quantize": method("quantize"),

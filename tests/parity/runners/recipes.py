@@ -157,7 +157,7 @@ def _evaluate(student, frozen, discriminator, stats, batch, given, *, setting):
     outputs, pullback = jax.vjp(lambda p: recipe.generate(p, frozen, batch, draws), student)
     logs, grads = {}, {}
     if recipe.discriminator_loss:
-        judged = lambda p: recipe.discriminator_loss(p, stats, outputs, frozen, batch, draws)  # noqa: E731
+        judged = lambda p: recipe.discriminator_loss(p, stats, outputs, frozen, batch, draws)
         grads["loss_d"], (logs, stats) = jax.grad(judged, has_aux=True)(discriminator)
 
     def terms(outputs):
@@ -202,7 +202,7 @@ def _optimizers(setting: Setting):
     rule = train.learning_rate(
         lr=options["lr"], warmup_steps=warmup, milestones=tuple(milestones), first_step_full_rate=True
     )
-    rate = lambda count: rule(count + options["first_iteration"] - 1)  # noqa: E731
+    rate = lambda count: rule(count + options["first_iteration"] - 1)
     make = partial(
         train.optimizer, betas=tuple(options["betas"]), eps=options["eps"], weight_decay=options["weight_decay"]
     )

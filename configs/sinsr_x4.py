@@ -22,8 +22,8 @@ def full(c: ConfigDict) -> ConfigDict:
     c.losses = dict(
         inverse=1.0,
         gt=1.0,
-        covariance=0.0,
-        uncertainty=0.0,
+        covariance=0.0,  # weight of the whiteness of the inverted noise
+        uncertainty=0.0,  # factor of the map that trades the teacher's output for the ground truth
         uncertainty_passes=2,
         teacher_sampling="deterministic",  # or "stochastic"
     )

@@ -8,10 +8,13 @@ The paper's run (v1): 118.6 M parameters, 300,000 steps of batch 64, on pictures
 set behind the variant (`:small,steps=200`) or by its path (`--config.train.steps=200`).
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from tadsr_jax.config import override, variant
+from tadsr_jax.degrade.settings import Settings
 
 VARIANTS = ("small", "tiny")
 
@@ -53,20 +56,38 @@ def full() -> ConfigDict:
     c.data = dict(
         source="folder",  # folder, list, pairs, records, tfds, demo
         path=placeholder(str),
-        lq_path=placeholder(str),
+        lq_path=placeholder(str),  # with source="pairs"
+        split="train",  # of a tfds source
         batch_size=64,  # over all devices, per update
         gt_size=256,  # pixels
-        degradation=dict(kind="realesrgan"),  # its defaults are the paper's
+        hflip=True,
+        rot=False,
+        rescale_gt=True,  # the largest square of a picture, reduced to gt_size; False: a square of gt_size out of it
+        min_size=placeholder(int),  # smaller pictures are left out; a quarter of gt_size
+        degradation=dict(
+            kind="realesrgan",  # or "bicubic" (MATLAB's), "none"
+            realesrgan=dataclasses.asdict(Settings()),  # its defaults are the paper's
+            bicubic=dict(quantize=False),
+        ),
         num_workers=8,  # processes
         prefetch=2,  # batches a worker
     )
-    c.validation = dict(source="demo", path=placeholder(str), lq_path=placeholder(str), count=8, gt_size=256)
+    c.validation = dict(
+        source="demo", path=placeholder(str), lq_path=placeholder(str), split="validation", count=8, gt_size=256
+    )
     c.optimizer = dict(
         student=dict(
-            lr=5e-5, warmup_steps=5000, schedule="constant", lr_min=0.0, milestones=(),
-            betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, clip=placeholder(float),
+            lr=5e-5,
+            warmup_steps=5000,
+            schedule="constant",  # or "cosine", down to lr_min
+            lr_min=0.0,
+            milestones=(),  # steps at which a constant rate is halved
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=0.0,
+            clip=placeholder(float),  # bound of the gradient's norm
         ),
-        first_step_full_rate=False,  # what the public trainers do by accident; None: as config.losses.variant says
+        first_step_full_rate=False,  # what the public trainers do by accident
     )
     c.mesh = dict(data=-1, fsdp=1)  # -1: all devices that are left
     c.train = dict(
@@ -83,38 +104,49 @@ def full() -> ConfigDict:
 
 
 def small() -> ConfigDict:
-    """The embedded default: a small network in lossless latents, on the photographs that come with the package."""
+    """The embedded default: a small network in lossless latents, on the photographs that come with the package.
+
+    Few steps of little noise, and predictions in units of what a linear guess leaves over: found by measurement, so that
+    the teacher's samples have texture where there is texture and no grain elsewhere, within minutes on a CPU.
+    """
     c = full()
     c.networks = dict(
-        denoiser=dict(kind="small", latent_channels=48, widths=(64, 96, 128), blocks=2, embed_dim=64, input_gain=4.0),
+        denoiser=dict(kind="small", latent_channels=48, widths=(32, 64, 96), blocks=1, embed_dim=64, dtype="float32"),
         autoencoder=dict(kind="space_to_depth", factor=4),
         condition_on_z_y=True,
     )
-    c.diffusion = dict(
-        num_steps=4, kappa=0.2, min_noise_level=0.04, etas_end=0.99, power=0.3, cap_start=True,
-        predict="preconditioned", input_scaling="none", sigma_data=0.13,
+    c.diffusion.update(
+        num_steps=6,
+        kappa=0.2,
+        min_noise_level=0.1,
+        power=1.0,
+        cap_start=False,
+        predict="preconditioned",
+        input_scaling="preconditioned",
+        sigma_data=0.1,
     )
-    c.losses = dict(weighting="preconditioned", perceptual=0.0)
-    c.data.update(source="demo", batch_size=16, gt_size=96, num_workers=1, degradation=mild())
-    c.validation.update(count=8, gt_size=256)
-    c.optimizer.student.update(lr=1e-3, warmup_steps=50, schedule="cosine", clip=1.0)
-    c.train.update(steps=2000, ema_decay=0.99, log_every=50, evaluate_every=500, save_every=500)
+    c.losses.weighting = "preconditioned"
+    c.data.update(source="demo", batch_size=8, gt_size=96, num_workers=0, rot=True, rescale_gt=False)
+    c.data.degradation.realesrgan.update(mild())
+    c.optimizer.student.update(lr=2e-3, warmup_steps=100, schedule="cosine", lr_min=4e-5, betas=(0.9, 0.99), clip=1.0)
+    c.train.update(steps=4000, ema_decay=0.995, log_every=100, evaluate_every=1000, save_every=500)
     return c
 
 
 def mild() -> dict:
     """A little blur, a little noise, JPEG of good quality: what a small network can learn to undo in minutes."""
     return dict(
-        kind="realesrgan",
-        kernel_prob=(0.5, 0.5, 0.0, 0.0, 0.0, 0.0),
         blur_kernel_size=13,
-        blur_sigma=(0.2, 1.2),
+        kernel_prob=(0.6, 0.4, 0.0, 0.0, 0.0, 0.0),  # Gaussians, round and oval
+        blur_sigma=(0.2, 1.0),
         sinc_prob=0.0,
         final_sinc_prob=0.0,
-        resize_prob=(0.0, 0.0, 1.0),
+        resize_prob=(0.0, 0.0, 1.0),  # no resizing but the last one
+        resize_modes=("area",),
         gaussian_noise_prob=1.0,
-        noise_range=(0.0, 4.0),
-        jpeg_range=(75, 95),
+        noise_range=(0.0, 8.0),  # grey levels, before the reduction by 4
+        jpeg_range=None,  # one JPEG, at the end
+        jpeg_range2=(80.0, 95.0),
         second_order_prob=0.0,
     )
 
@@ -122,10 +154,11 @@ def mild() -> dict:
 def tiny() -> ConfigDict:
     """Everything of `small` in seconds, for tests."""
     c = small()
-    c.networks.denoiser.update(widths=(32, 32), blocks=1, embed_dim=32)
-    c.data.update(batch_size=8, gt_size=32, num_workers=0)
+    c.networks.denoiser.update(widths=(32, 32), embed_dim=32)
+    c.diffusion.num_steps = 3
+    c.data.gt_size = 32
     c.validation.update(count=2, gt_size=64)
-    c.optimizer.student.update(warmup_steps=2)
+    c.optimizer.student.warmup_steps = 2
     c.train.update(steps=20, log_every=5, evaluate_every=10, save_every=10)
     return c
 

@@ -34,16 +34,28 @@ def full() -> ConfigDict:
         adversarial=0.02,
         score_kind="hsd",  # or "sds"
         score_target="teacher",  # or "gt"
-        score_times=3,  # t of the score term is drawn from the 3 least noisy steps
+        score_times=3,  # t of the score term is drawn from the 3 least noisy steps; 0: from all, -1: all but the last
+        score_input_scaling=placeholder(str),  # "once" or "twice"; None here and below: as the variant says
+        score_noise=placeholder(str),  # "normal" or "uniform"
+        discriminator_times=placeholder(int),  # as score_times
+        discriminator_noise=placeholder(str),
         teacher_sampling="deterministic",  # or "stochastic"
         student_times=placeholder(tuple),  # indices that the student starts at, one drawn a batch; None: the last
-        discriminator=dict(c_dim=64, embed_dim=160),
+        start_noise=placeholder(str),  # with student_times: the noise level of the "own" index, or of the "last"
+        discriminator=dict(c_dim=64, embed_dim=160, dtype="bfloat16"),
     )
     c.optimizer.discriminator = dict(
-        lr=5e-5, warmup_steps=0, schedule="constant", lr_min=0.0, milestones=(),
-        betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, clip=placeholder(float),
+        lr=5e-5,
+        warmup_steps=0,
+        schedule="constant",
+        lr_min=0.0,
+        milestones=(),
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.0,
+        clip=placeholder(float),
     )
-    c.optimizer.first_step_full_rate = placeholder(bool)
+    c.optimizer.first_step_full_rate = placeholder(bool)  # None: as the variant says
     c.train.update(steps=30_000, evaluate_every=2000, save_every=2000)
     c.init = dict(
         teacher=placeholder(str),  # resshift_realsrx4_s15_v1.pth, or a bundle
@@ -52,25 +64,33 @@ def full() -> ConfigDict:
     return c
 
 
-def small() -> ConfigDict:
-    """The embedded default; `c.teacher` is a whole config, trained first in WORKDIR/teacher unless one is given."""
-    c, teacher = full(), teacher_x4["small"]()
+def _with_teacher(c: ConfigDict, teacher: ConfigDict) -> ConfigDict:
+    """`teacher` is a whole config, trained first in WORKDIR/teacher unless one is given (config.init.teacher).
+
+    Model and data are the very same objects in both: one override serves both.
+    """
     c.networks, c.diffusion, c.data, c.validation = teacher.networks, teacher.diffusion, teacher.data, teacher.validation
     c.teacher = teacher
-    c.losses.discriminator.update(c_dim=8, embed_dim=64)
-    c.optimizer.student.update(lr=5e-4, warmup_steps=20, schedule="cosine", clip=1.0)
-    c.optimizer.discriminator.update(lr=1e-4)
+    return c
+
+
+def small() -> ConfigDict:
+    """The embedded default."""
+    c = _with_teacher(full(), teacher_x4["small"]())
+    # The teacher's noise is large in units of these latents: the paper's weights would drown the regression.
+    c.losses.update(score=0.05, adversarial=1e-4)
+    c.losses.discriminator = dict(c_dim=4, embed_dim=64, dtype="float32")
+    c.optimizer.student.update(lr=5e-4, warmup_steps=30, schedule="cosine", lr_min=2.5e-5, betas=(0.9, 0.99), clip=1.0)
+    c.optimizer.discriminator.update(lr=2e-4, betas=(0.5, 0.99))
     c.train.update(steps=600, ema_decay=0.99, log_every=20, evaluate_every=200, save_every=200)
     return c
 
 
 def tiny() -> ConfigDict:
     """Everything of `small` in seconds, for tests."""
-    c, teacher = small(), teacher_x4["tiny"]()
-    c.networks, c.diffusion, c.data, c.validation = teacher.networks, teacher.diffusion, teacher.data, teacher.validation
-    c.teacher = teacher
-    c.losses.discriminator.update(embed_dim=32)
-    c.optimizer.student.update(warmup_steps=2)
+    c = _with_teacher(small(), teacher_x4["tiny"]())
+    c.losses.discriminator.embed_dim = 32
+    c.optimizer.student.warmup_steps = 2
     c.train.update(steps=10, log_every=2, evaluate_every=5, save_every=4)
     return c
 

@@ -248,7 +248,8 @@ def _check_optimizer(section: str, rule: dict) -> None:
 
 
 def _options_of_a_player(
-    *, lr: float, warmup_steps: int = 0, schedule: str = "constant", lr_min: float = 0.0, milestones: tuple[int, ...] = (),
+    *, lr: float, warmup_steps: int = 0, schedule: str = "constant", lr_min: float = 0.0,
+    milestones: tuple[int, ...] = (),
     betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0, clip: float | None = None,
 ):  # fmt: skip
     """What a player's section of config.optimizer may say: for `train.learning_rate` and for `train.optimizer`."""
@@ -266,7 +267,8 @@ def _check_batch(config: dict, family: Family, mesh) -> None:
     for key, size in (("data", crop), ("validation", config["validation"].get("gt_size"))):
         if type(size) is int and size % unit:
             raise ValueError(
-                f"config.{key}.gt_size is {size}; the networks need a multiple of {unit}: use {max(size // unit, 1) * unit}."
+                f"config.{key}.gt_size is {size}; the networks need a multiple of {unit}: "
+                f"use {max(size // unit, 1) * unit}."
             )
 
 

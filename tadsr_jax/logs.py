@@ -20,8 +20,8 @@ class Writer:
     """Scalars and pictures of one run. `resume_step`: the step that the run goes on from; 0 for a fresh one."""
 
     def __init__(self, workdir: Path, *, resume_step: int = 0):
-        # Imported here, because reading a log needs no writer. Its SummaryWriter writes in a thread, which dies when the
-        # disk is full, and then whoever adds an event waits for ever.
+        # Imported here, because reading a log needs no writer. Its SummaryWriter writes in a thread: that dies when the
+        # disk is full, and whoever adds an event then waits for ever.
         from tensorboardX import summary
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -113,10 +113,10 @@ def warn_in_lines() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[_Lines()], force=True)
     for name in ("absl", "jax"):  # these set a level of their own
         logging.getLogger(name).setLevel(logging.WARNING)
-    sys.excepthook = _unless_expected
+    sys.unraisablehook = _unless_expected
 
 
-def _unless_expected(kind, error, traceback) -> None:
-    """The threads of a save that failed report to an event loop that is gone; the failure itself is raised."""
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-        sys.__excepthook__(kind, error, traceback)
+def _unless_expected(report) -> None:
+    """Threads of a save that failed report to an event loop that is gone; the failure itself is raised."""
+    if str(report.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(report)

@@ -69,7 +69,7 @@ def optimizer(
     weight_decay: float = 0.0,
     clip: float | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW as PyTorch's; `clip` bounds the gradient's global norm first. The public trainers neither clip nor decay."""
+    """AdamW as PyTorch's; `clip` bounds the gradient's global norm first. The public trainers do not clip or decay."""
     adamw = optax.adamw(rate, b1=betas[0], b2=betas[1], eps=eps, weight_decay=weight_decay)
     return optax.chain(optax.clip_by_global_norm(clip), adamw) if clip else adamw
 
@@ -170,7 +170,7 @@ def train_step(
 
 
 def split_batch(batch: Batch, parts: int) -> Batch:
-    """(b, ...) -> (parts, b / parts, ...), every part taking every parts-th sample, so that shards stay where they are."""
+    """(b, ...) -> (parts, b / parts, ...), a part taking every parts-th sample, so that shards stay where they are."""
     cut = lambda leaf: jnp.moveaxis(leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]), 1, 0)
     return jax.tree.map(cut, batch)
 
@@ -432,6 +432,6 @@ def _read(late, meter: _Meter, max_skipped: int) -> None:
     if in_row >= max_skipped:
         raise Diverged(
             f"{in_row} steps in a row (up to {step}) had a loss or gradient that is not finite ({bad}), as many as "
-            "config.train.max_skipped allows; use a lower config.optimizer.student.lr, config.optimizer.student.clip=1.0 "
+            "config.train.max_skipped allows; use a lower config.optimizer.student.lr, its clip=1.0, "
             "or config.networks.denoiser.dtype=float32, with a new --workdir."
         )

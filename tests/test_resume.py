@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 COMMAND = (sys.executable, "-m", "tadsr_jax.main", f"--config={ROOT}/configs/x4.py:tiny", "--config.validation.count=1",
-           "--config.train.steps=6", "--config.train.log_every=1", "--config.train.evaluate_every=0",
+           "--config.train.steps=8", "--config.train.log_every=1", "--config.train.evaluate_every=0",
            "--config.train.save_every=1", "--config.teacher.train.steps=5", "--config.teacher.train.log_every=1",
            "--config.teacher.train.evaluate_every=0", "--config.teacher.train.save_every=1",
            "--config.teacher.validation.count=1")  # fmt: skip
@@ -90,7 +90,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_parameters(star
         has_saved(teacher, 3),
         lambda: (teacher / ".bundle.writing").exists() or (teacher / "bundle").exists(),
         is_saving(workdir, 4),
-        has_saved(workdir, 6),  # trained, without a report
+        has_saved(workdir, 8),  # trained, without a report
     )
     for moment in moments:
         run = start(workdir)
@@ -101,7 +101,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_parameters(star
     assert start(workdir).wait(PATIENCE) == 0
     assert report(workdir)["student_sha256"] == report(straight)["student_sha256"]
     assert report(teacher)["student_sha256"] == report(straight / "teacher")["student_sha256"]
-    assert logged_steps(workdir) == logged_steps(straight) == [1, 2, 3, 4, 5, 6]
+    assert logged_steps(workdir) == logged_steps(straight) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert logged_steps(teacher) == [1, 2, 3, 4, 5]
     leftovers = [path.name for path in workdir.rglob("*") if "tmp" in path.name or ".writing" in path.name]
     assert not leftovers
@@ -109,8 +109,8 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_parameters(star
 
 def test_a_run_that_is_asked_to_stop_saves_says_so_in_one_line_and_goes_on(start, straight, tmp_path):
     workdir = tmp_path / "run"
-    for number, exit_code, phase, name, *more in (
-        (signal.SIGTERM, 0, workdir / "teacher", "teacher"),
+    for number, exit_code, phase, *more in (
+        (signal.SIGTERM, 0, workdir / "teacher"),
         (
             signal.SIGTERM,
             0,
@@ -118,7 +118,7 @@ def test_a_run_that_is_asked_to_stop_saves_says_so_in_one_line_and_goes_on(start
             "tadsr",
             "--config.data.num_workers=1",
         ),  # the whole group: its workers hear it too
-        (signal.SIGINT, 130, workdir, "tadsr"),
+        (signal.SIGINT, 130, workdir),
     ):
         run = start(workdir, *more)
         before = max((int(path.name) for path in phase.glob("checkpoints/[0-9]")), default=0)
@@ -129,7 +129,7 @@ def test_a_run_that_is_asked_to_stop_saves_says_so_in_one_line_and_goes_on(start
     assert "Traceback" not in workdir.with_suffix(".log").read_text()
     assert start(workdir).wait(PATIENCE) == 0
     assert report(workdir)["student_sha256"] == report(straight)["student_sha256"]
-    assert logged_steps(workdir) == [1, 2, 3, 4, 5, 6]
+    assert logged_steps(workdir) == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_a_finished_run_is_not_trained_again_but_reported_again(start, straight):
@@ -141,4 +141,4 @@ def test_a_finished_run_is_not_trained_again_but_reported_again(start, straight)
     assert after["seconds"] >= 0.5 * before["seconds"], "what earlier starts took counts too"
     assert (straight / "metrics.jsonl").read_text() == lines
     kept = sorted(path.name for path in (straight / "checkpoints").iterdir())
-    assert kept == ["5", "6"], "config.train.keep is 2"
+    assert kept == ["7", "8"], "config.train.keep is 2"

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from tadsr_jax.config import bind
 from tadsr_jax.diffusion import sample as sampling
 from tadsr_jax.diffusion.shift import ShiftSchedule, shift_schedule
-from tadsr_jax.networks import init_variables
+from tadsr_jax.networks import configured, init_variables
 from tadsr_jax.networks.space_to_depth import SpaceToDepth
 from tadsr_jax.networks.unet_small import SmallUNet
 from tadsr_jax.networks.unet_swin import SwinUNet
@@ -25,7 +25,6 @@ from tadsr_jax.types import Family
 
 DENOISERS = {"swin": SwinUNet, "small": SmallUNet}
 AUTOENCODERS = {"vq": VQModel, "space_to_depth": SpaceToDepth}
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def upsample(picture, scale: int):
@@ -46,12 +45,7 @@ def _module(kinds: dict, section: str, settings: dict) -> nn.Module:
     kind = settings.pop("kind", None)
     if kind not in kinds:
         raise ValueError(f"config.networks.{section}.kind is {kind!r}; expected one of {', '.join(kinds)}.")
-    dtype = settings.pop("dtype", None)
-    if dtype is not None:
-        if dtype not in DTYPES:
-            raise ValueError(f"config.networks.{section}.dtype is {dtype!r}; expected one of {', '.join(DTYPES)}.")
-        settings["dtype"] = DTYPES[dtype]
-    return kinds[kind](**bind(kinds[kind], f"config.networks.{section}", settings))
+    return configured(kinds[kind], f"config.networks.{section}", settings)
 
 
 def build(*, scale: int, denoiser: dict, autoencoder: dict, diffusion: dict, condition_on_z_y: bool = False) -> Family:

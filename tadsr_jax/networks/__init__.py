@@ -1,4 +1,4 @@
-"""Networks: linen modules of NHWC arrays that know nothing of noise schedules and losses.
+"""Networks: linen modules of NHWC arrays that know nothing of noise schedules.
 
 layers            convolution, dense, group norm, time embedding, work in bounded memory
 swin, unet_swin   the Swin U-Net of ResShift, SinSR and TAD-SR       vq, space_to_depth   autoencoders
@@ -11,6 +11,20 @@ A module's `example_inputs()` are the shapes of a smallest legal call, for the t
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from tadsr_jax.config import bind
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}  # of the arithmetic; parameters are float32
+
+
+def configured(kind: type[nn.Module], section: str, settings: dict) -> nn.Module:
+    """The module of a section of the config: its fields, `dtype` by its name."""
+    settings = dict(settings)
+    if "dtype" in settings:
+        if settings["dtype"] not in DTYPES:
+            raise ValueError(f"{section}.dtype is {settings['dtype']!r}; expected one of {', '.join(DTYPES)}.")
+        settings["dtype"] = DTYPES[settings["dtype"]]
+    return kind(**bind(kind, section, settings))
 
 
 def init_variables(module: nn.Module, key: jax.Array, *inputs, **options) -> dict:

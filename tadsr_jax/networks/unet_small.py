@@ -1,4 +1,4 @@
-"""The embedded default's denoiser: a convolutional U-Net of a million parameters that learns in minutes on two cores.
+"""The embedded default's denoiser: a convolutional U-Net that learns in minutes on two cores.
 
     [x | lq | z_y - lq] -> stem -> U-Net -> h        output = conv(h) + synthesis(gate(h, t) * analysis(x))
 
@@ -6,9 +6,9 @@ SmallUNet   the network        Block   two convolutions, steered by the step
 Cosines     a change of basis that starts as a cosine transform          cosine_basis   that transform as a matrix
 It is made for schedules with input_scaling="preconditioned" (`diffusion.shift`): x is what z_t differs from z_y, in
 units of the noise, and the output is in the same units. Noise fills all 48 dimensions of a latent position; features
-can only take it off as far as they are wide, and what is left shows as grain in flat areas. So the noise never passes
+can only take it off as far as they are wide, and what is left shows as grain in flat areas. So the noise need not go
 through them: they set gates, one a frequency and colour, that shrink it in a cosine basis, as classic denoisers do.
-(Measured with a quarter of the parameters, 700 steps: noise in flat areas 0.7 grey levels with gates, 2.7 without.)
+(After 700 steps at kappa 0.2, the noise in flat areas was 0.7 grey levels; 5.2 without gates and preconditioned input.)
 """
 
 import math
@@ -81,7 +81,7 @@ class SmallUNet(nn.Module):
     """
 
     latent_channels: int = 48
-    widths: tuple[int, ...] = (64, 96, 128)
+    widths: tuple[int, ...] = (32, 64, 96)
     blocks: int = 1  # on every level, on both sides
     embed_dim: int = 64
     dtype: Dtype = jnp.float32

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tadsr_jax import losses
+from tadsr_jax.networks import configured
 from tadsr_jax.networks.discriminators import TimeAwareDiscriminator
 from tadsr_jax.recipes import targets
 from tadsr_jax.types import Family, Recipe
@@ -87,7 +88,7 @@ def recipe(
     score_input_scaling     "once", or "twice": the teacher's input divided by its standard deviation twice
     score_noise             "normal", or "uniform" in [0, 1)
     discriminator_times, discriminator_noise   the same for the discriminator's inputs
-    discriminator           fields of `networks.discriminators.TimeAwareDiscriminator`: c_dim, embed_dim
+    discriminator           fields of `networks.discriminators.TimeAwareDiscriminator`: c_dim, embed_dim, dtype
     teacher_sampling        "deterministic" or "stochastic"
     student_times           start indices, one drawn a batch (public: 3, 7, 11, 14); None: always T-1
     start_noise             with student_times: the noise level of the student's "own" index, or of the "last" one
@@ -112,7 +113,7 @@ def recipe(
             raise ValueError(f"config.losses.student_times holds {t}; expected indices from 0 to {last}.")
     if student_times and teacher_sampling != "deterministic":
         raise ValueError("config.losses.student_times needs teacher_sampling='deterministic'.")
-    network = TimeAwareDiscriminator(**(discriminator or {}))
+    network = configured(TimeAwareDiscriminator, "config.losses.discriminator", discriminator or {})
 
     def draw_noise(key, shape, kind):
         return jax.random.normal(key, shape) if kind == "normal" else jax.random.uniform(key, shape)

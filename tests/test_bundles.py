@@ -1,0 +1,181 @@
+"""Bundles: what is saved is what is loaded; what was tampered with, cut or made by a stranger is refused by name."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import load_file, save_file
+
+from tadsr_jax import bundles
+
+SETTINGS = {
+    "scale": 4,
+    "diffusion": {"num_steps": 4, "kappa": 0.2, "min_noise_level": 0.04, "etas_end": 0.99, "power": 0.3,
+                  "cap_start": True, "predict": "residual", "input_scaling": "none"},
+    "denoiser": {"kind": "small", "latent_channels": 12, "widths": [32], "blocks": 1, "embed_dim": 32},
+    "autoencoder": {"kind": "space_to_depth", "factor": 2},
+    "condition_on_z_y": True,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def params():
+    shapes = bundles.expected_shapes(bundles.FAMILIES["resshift"](**SETTINGS))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+
+
+@pytest.fixture(scope="module")
+def whole(params, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundle") / "bundle"
+    return bundles.save(
+        folder, family="resshift", settings=SETTINGS, params=params, info={"recipe": "tadsr", "steps": 1}
+    )
+
+
+@pytest.fixture
+def folder(whole, tmp_path):
+    """A copy that a test may spoil."""
+    return shutil.copytree(whole, tmp_path / "bundle")
+
+
+def rewrite(folder, **changes):
+    info = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps(info | changes))
+
+
+def replace_student(folder, change):
+    """Change the student's arrays, and make the checksum right again."""
+    import hashlib
+
+    path = folder / "student.safetensors"
+    save_file(change(load_file(path)), path)
+    networks = json.loads((folder / "bundle.json").read_text())["networks"]
+    networks["student"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    rewrite(folder, networks=networks)
+
+
+def refusal(folder) -> str:
+    with pytest.raises(ValueError) as error:
+        bundles.load(folder)
+    text = str(error.value)
+    assert "\n" not in text and str(folder) in text
+    return text
+
+
+def test_what_is_saved_is_what_is_loaded(whole, params):
+    bundle = bundles.load(whole)
+    jax.tree.map(np.testing.assert_array_equal, bundle.params, params)
+    assert bundle.info["recipe"] == "tadsr" and bundle.family.scale == 4
+    assert bundles.tree_sha256(bundle.params["student"]) == bundles.tree_sha256(params["student"])
+
+
+def test_arrays_that_lie_askew_in_memory_are_written_right(params, tmp_path):
+    askew = jax.tree.map(lambda leaf: np.asfortranarray(leaf), params)
+    bundles.save(tmp_path / "b", family="resshift", settings=SETTINGS, params=askew, info={})
+    jax.tree.map(np.testing.assert_array_equal, bundles.load(tmp_path / "b").params, params)
+
+
+def test_the_sha256_of_a_tree_is_over_sorted_names_and_bytes():
+    import hashlib
+
+    a, b = np.float32([1, 2]), np.float32([[3]])
+    expected = hashlib.sha256(b"a" + a.tobytes() + b"b/c" + b.tobytes()).hexdigest()
+    assert bundles.tree_sha256({"b": {"c": b}, "a": a}) == expected
+
+
+def test_a_changed_byte_is_found(folder):
+    data = bytearray((folder / "student.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "student.safetensors").write_bytes(data)
+    assert "student.safetensors: its checksum is not the one in bundle.json" in refusal(folder)
+
+
+def test_a_missing_file_is_named(folder):
+    (folder / "student.safetensors").unlink()
+    assert "student.safetensors is missing; copy the whole folder" in refusal(folder)
+    (folder / "bundle.json").unlink()
+    assert "no bundle: it holds no bundle.json" in refusal(folder)
+
+
+@pytest.mark.parametrize("path", ["../student.safetensors", "/etc/passwd", "", None, ["student.safetensors"]])
+def test_a_stranger_cannot_name_a_file_elsewhere(folder, path):
+    networks = json.loads((folder / "bundle.json").read_text())["networks"]
+    networks["student"]["file"] = path
+    rewrite(folder, networks=networks)
+    assert "the file of 'student' must be student.safetensors" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format": 2}, "format 2 is newer than this version reads (1); update"),
+        ({"format": "1"}, "expected an object with a number under 'format'"),
+        ({"family": "seesr2"}, "family 'seesr2'; this version knows resshift"),
+        ({"family": ["resshift"]}, "'family' is ['resshift']; expected a str"),
+        ({"settings": 3}, "'settings' is 3; expected a dict"),
+        ({"settings": SETTINGS | {"surprise": 1}}, "surprise"),
+        ({"networks": {}}, "no network 'student'"),
+    ],
+)
+def test_a_description_that_is_not_of_this_version_is_refused(folder, changes, words):
+    rewrite(folder, **changes)
+    assert words in refusal(folder)
+
+
+def test_a_description_that_is_no_json_is_refused(folder):
+    (folder / "bundle.json").write_text('{"format": 1, ')
+    assert "not JSON" in refusal(folder)
+
+
+def test_missing_surplus_and_misshapen_weights_are_all_named_at_once(folder, params):
+    first, second, *_ = sorted(flatten_dict(params["student"], sep="/"))
+
+    def change(arrays):
+        arrays["surplus"] = arrays.pop(first)
+        arrays[second] = np.zeros((7, 7), np.float32)
+        return arrays
+
+    replace_student(folder, change)
+    text = refusal(folder)
+    assert "3 weights do not fit" in text
+    assert f"missing {first}" in text and "surplus surplus" in text and f"{second} has shape (7, 7), expected" in text
+
+
+def test_weights_that_are_no_floats_are_refused(folder, params):
+    first = min(flatten_dict(params["student"], sep="/"))
+    replace_student(folder, lambda arrays: arrays | {first: arrays[first].astype(np.int32)})
+    assert f"{first} is int32, expected float32" in refusal(folder)
+
+
+def test_a_save_that_breaks_off_leaves_the_bundle_that_was_there(folder, params, monkeypatch):
+    def full(*_):
+        raise bundles.SafetensorError("I/O error: No space left on device")
+
+    before = (folder / "bundle.json").read_bytes()
+    monkeypatch.setattr(bundles, "save_file", full)
+    with pytest.raises(OSError, match=r"cannot be written .*No space left"):
+        bundles.save(folder, family="resshift", settings=SETTINGS, params=params, info={"steps": 2})
+    assert (folder / "bundle.json").read_bytes() == before
+
+
+def test_a_replacement_that_is_killed_between_its_renames_leaves_the_former_bundle(folder, params, monkeypatch):
+    real = bundles.os.replace
+
+    def killed(source, target):
+        if target == folder:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bundles.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            bundles.save(folder, family="resshift", settings=SETTINGS, params=params, info={"steps": 2})
+    assert not folder.exists()
+    assert bundles.load(folder).info["steps"] == 1
+    bundles.save(folder, family="resshift", settings=SETTINGS, params=params, info={"steps": 2})
+    assert bundles.load(folder).info["steps"] == 2
+    assert [path.name for path in folder.parent.iterdir()] == ["bundle"], "nothing is left beside it"

@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.extend import core
 
 from tadsr_jax import bundles, job, train
 from tadsr_jax.config import bind, plain
@@ -96,9 +95,18 @@ def flops_of(jaxpr) -> float:
             # A transposed convolution meets a zero between any two entries of a dilated input.
             total += 2 * math.prod(equation.outvars[0].aval.shape) * taps / math.prod(parameters["lhs_dilation"])
         else:
-            inner = [flops_of(sub) for sub in core.jaxprs_in_params(parameters)]
+            inner = [flops_of(sub) for sub in programs_in(parameters)]
             total += (max(inner, default=0) if name == "cond" else sum(inner)) * parameters.get("length", 1)
     return total
+
+
+def programs_in(parameters: dict):
+    """The programs that an operation runs: bodies of loops, branches, calls."""
+    for value in parameters.values():
+        for each in value if isinstance(value, tuple | list) else (value,):
+            program = getattr(each, "jaxpr", each)
+            if hasattr(program, "eqns"):
+                yield program
 
 
 def peak_of(device) -> tuple[float | None, str]:
@@ -120,9 +128,8 @@ def random_weights(family, recipe, config: dict) -> dict:
     fresh = jax.jit(family.init)(key)
     made = {"student": fresh["denoiser"], "teacher": fresh["denoiser"], "autoencoder": fresh["autoencoder"]}
     if "lpips" in recipe.frozen:
-        net = config["losses"].get("backbone", "vgg")
-        heads = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), head_shapes(net)["params"])
-        backbone = jax.jit(functools.partial(init_variables, Backbone(net)))(key)["params"]
+        heads = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), head_shapes("vgg")["params"])
+        backbone = jax.jit(functools.partial(init_variables, Backbone("vgg")))(key)["params"]
         made["lpips"] = {"backbone": backbone, "heads": heads}
     return made
 

@@ -43,14 +43,28 @@ def full() -> ConfigDict:
             remat=False,  # recompute blocks in the backward pass: less memory, more time
         ),
         autoencoder=dict(
-            kind="vq", embed_dim=3, n_embed=8192, z_channels=3, ch=128, ch_mult=(1, 2, 4), num_res_blocks=2, resolution=256,
+            kind="vq",
+            embed_dim=3,
+            n_embed=8192,
+            z_channels=3,
+            ch=128,
+            ch_mult=(1, 2, 4),
+            num_res_blocks=2,
+            resolution=256,
             dtype="bfloat16",
         ),
         condition_on_z_y=False,
     )
     c.diffusion = dict(
-        num_steps=15, kappa=2.0, min_noise_level=0.04, etas_end=0.99, power=0.3, cap_start=True,
-        predict="xstart", input_scaling="latent", sigma_data=placeholder(float),
+        num_steps=15,
+        kappa=2.0,
+        min_noise_level=0.04,
+        etas_end=0.99,
+        power=0.3,
+        cap_start=True,
+        predict="xstart",
+        input_scaling="latent",
+        sigma_data=placeholder(float),
     )
     c.losses = dict(weighting="uniform", perceptual=0.0)  # v3: perceptual=1.0; faces: 10.0
     c.data = dict(
@@ -91,7 +105,13 @@ def full() -> ConfigDict:
     )
     c.mesh = dict(data=-1, fsdp=1)  # -1: all devices that are left
     c.train = dict(
-        steps=300_000, ema_decay=0.999, accumulate=1, log_every=100, evaluate_every=10_000, save_every=10_000, keep=2,
+        steps=300_000,
+        ema_decay=0.999,
+        accumulate=1,
+        log_every=100,
+        evaluate_every=10_000,
+        save_every=10_000,
+        keep=2,
         max_skipped=20,
     )
     c.init = dict(
@@ -106,8 +126,8 @@ def full() -> ConfigDict:
 def small() -> ConfigDict:
     """The embedded default: a small network in lossless latents, on the photographs that come with the package.
 
-    Few steps of little noise, and predictions in units of what a linear guess leaves over: found by measurement, so that
-    the teacher's samples have texture where there is texture and no grain elsewhere, within minutes on a CPU.
+    Few steps of little noise, and predictions in units of what a linear guess leaves over: found by measurement, so
+    that the teacher's samples have texture where there is texture and no grain elsewhere, within minutes on a CPU.
     """
     c = full()
     c.networks = dict(

@@ -69,7 +69,12 @@ def _with_teacher(c: ConfigDict, teacher: ConfigDict) -> ConfigDict:
 
     Model and data are the very same objects in both: one override serves both.
     """
-    c.networks, c.diffusion, c.data, c.validation = teacher.networks, teacher.diffusion, teacher.data, teacher.validation
+    c.networks, c.diffusion, c.data, c.validation = (
+        teacher.networks,
+        teacher.diffusion,
+        teacher.data,
+        teacher.validation,
+    )
     c.teacher = teacher
     return c
 

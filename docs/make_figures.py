@@ -75,10 +75,10 @@ def table(run: Path) -> str:
     near = told["psnr_to_teacher"]
     lines += [
         "",
-        f"To the teacher's full sampling, from the same noise: {near['student']:.2f} dB PSNR for the student's one step, "
-        f"{near['undistilled']:.2f} dB for the teacher forced into one step. {len(told['validation'])} photographs that "
-        f"training never saw; {told['steps']} distillation steps; {told['seconds'] / 60:.1f} minutes for all of it on "
-        f"{told['device']}.",
+        f"To the teacher's full sampling, from the same noise: {near['student']:.2f} dB PSNR for the student's one "
+        f"step, {near['undistilled']:.2f} dB for the teacher forced into one step. {len(told['validation'])} "
+        f"photographs that training never saw; {told['steps']} distillation steps; {told['seconds'] / 60:.1f} minutes "
+        f"for all of it on {told['device']}.",
     ]
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ override   put such values into a ConfigDict, by the name of a key or by its dot
 import ast
 import dataclasses
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -80,7 +81,7 @@ def bind(function: Callable, section: str, settings: Mapping, *, given: tuple[st
 def variant(arg: str, known: tuple[str, ...]) -> tuple[str, dict[str, str]]:
     """The text behind the config's file name: a variant, then KEY=VALUE pairs, separated by commas."""
     name, pairs = "", {}
-    for word in filter(None, (arg or "").split(",")):
+    for word in filter(None, re.split(r",(?![^(\[]*[)\]])", arg or "")):  # commas outside of brackets
         key, equals, value = word.partition("=")
         if equals:
             pairs[key] = value

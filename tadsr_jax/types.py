@@ -25,7 +25,9 @@ class Batch:
 
     lq: Array  # (b, h, w, 3) float32 in [-1, 1], degraded
     gt: Array  # (b, s h, s w, 3) float32 in [-1, 1]
-    extra: dict = flax.struct.field(default_factory=dict)  # e.g. "mask", or teacher targets made earlier: "eps", "z_tea"
+    extra: dict = flax.struct.field(
+        default_factory=dict
+    )  # e.g. "mask", or teacher targets made earlier: "eps", "z_tea"
 
 
 @flax.struct.dataclass

@@ -13,6 +13,9 @@ from tadsr_jax.checkpoints import Checkpoints, WrongCheckpoint
 from tadsr_jax.sharding import make_mesh, place
 from tadsr_jax.types import TrainState
 
+# A restore that failed leaves threads that report to an event loop that is gone.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.fixture(scope="module")
 def mesh():

@@ -9,18 +9,18 @@ pytestmark = pytest.mark.quick
 
 PACKAGE = Path(__file__).parent.parent / "tadsr_jax"
 FLOORS = {  # room -> floor; docs/architecture.md says what each is for
-    **dict.fromkeys(("diffusion", "losses", "images", "degrade", "sharding", "types", "config"), 0),
+    **dict.fromkeys(("diffusion", "losses", "images", "degrade", "sharding", "types", "config", "assets"), 0),
     "networks": 1,
     "families": 2,
     "recipes": 3,
-    **dict.fromkeys(("bundles", "checkpoints", "convert", "data", "logs", "assets"), 4),
+    **dict.fromkeys(("bundles", "checkpoints", "convert", "data", "logs"), 4),
     **dict.fromkeys(("train", "upscale"), 5),
     "evaluate": 6,
     "job": 7,
     "main": 8,
 }
-# A bundle rebuilds its family; on its floor it may look at its neighbours below alone.
-NEIGHBOURS = {("degrade", "images"), ("data", "assets")}
+# Doors between rooms of one floor: degradations are made of picture operations; training saves and logs as it goes.
+NEIGHBOURS = {("degrade", "images")}
 
 
 def room_of(path: Path) -> str:

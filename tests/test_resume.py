@@ -64,7 +64,7 @@ def wait_for(moment, run: subprocess.Popen) -> None:
     """Until `moment()` is true; as soon as can be, for it may last for milliseconds."""
     deadline = time.monotonic() + PATIENCE
     while not moment():
-        assert run.poll() is None, "the run ended before the moment came"
+        assert run.poll() is None, f"the run ended before the moment came: exit code {run.returncode}"
         assert time.monotonic() < deadline
         time.sleep(0.001)
 

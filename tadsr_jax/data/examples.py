@@ -72,7 +72,8 @@ class Example:
         """Picture `index`; ValueError says why it cannot be used."""
         picture = self.source.read(index)
         # Mirroring would shift lq against gt, so a pair has to have the full size.
-        check_size(picture["gt"], self.gt_size if "lq" in picture else self.min_size, self.source.name(index))
+        key, smallest = ("gt_size", self.gt_size) if "lq" in picture else ("min_size", self.min_size)
+        check_size(picture["gt"], smallest, self.source.name(index), f"config.data.{key}")
         return picture
 
     def _crop(self, picture: sources.Picture, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
@@ -110,10 +111,10 @@ def _square(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
     return image[top : top + side, left : left + side]
 
 
-def check_size(gt: np.ndarray, min_size: int, name: str) -> None:
-    """ValueError where a picture is too small to learn from."""
-    if min(gt.shape[:2]) < min_size:
-        raise ValueError(f"{name}: too small ({gt.shape[0]}x{gt.shape[1]}, config.data.min_size is {min_size}).")
+def check_size(gt: np.ndarray, smallest: int, name: str, key: str) -> None:
+    """ValueError where a picture is smaller than `key` asks for."""
+    if min(gt.shape[:2]) < smallest:
+        raise ValueError(f"{name}: too small ({gt.shape[0]}x{gt.shape[1]}, {key} needs {smallest}).")
 
 
 def _mirror_up_to(image: np.ndarray, side: int) -> np.ndarray:

@@ -202,7 +202,7 @@ def validation_pairs(
             break
         try:
             picture = opened.read(i)
-            check_size(picture["gt"], gt_size or multiple * scale, opened.name(i))
+            check_size(picture["gt"], gt_size or multiple * scale, opened.name(i), "config.validation.gt_size")
         except ValueError as error:
             logging.warning("Skipped a picture: %s", error)
             reasons.append(str(error))

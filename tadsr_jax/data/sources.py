@@ -145,7 +145,15 @@ class Records:
         return f"{self.place}: record {i}"
 
     def read(self, i: int) -> Picture:
-        return {"gt": _decode(self.records[i], self.name(i))}
+        return {"gt": _decode(_fetch(self.records, i, self.name(i)), self.name(i))}
+
+
+def _fetch(examples, i: int, name: str):
+    """Example i of a library's reader; whatever that raises for a damaged one is a ValueError here."""
+    try:
+        return examples[i]
+    except Exception as error:
+        raise ValueError(f"{name}: damaged or truncated ({type(error).__name__}).") from None
 
 
 def _decode(data: bytes, name: str) -> np.ndarray:
@@ -184,8 +192,10 @@ class Tfds:
         return f"{self.place}: example {i}"
 
     def read(self, i: int) -> Picture:
-        data = self.examples[i][self.key]
-        return {"gt": data if isinstance(data, np.ndarray) else _decode(data, self.name(i))}
+        data = _fetch(self.examples, i, self.name(i))[self.key]
+        if isinstance(data, np.ndarray):  # decoded there: (h, w, 1) or (h, w, 3)
+            return {"gt": np.broadcast_to(data[..., :3], (*data.shape[:2], 3))}
+        return {"gt": _decode(data, self.name(i))}
 
 
 def _tfds(path: str, split: str = "train", **_) -> Tfds:

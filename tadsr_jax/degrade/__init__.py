@@ -87,4 +87,6 @@ def _validate_kind(kind: str, settings: dict) -> None:
     if kind == "realesrgan":
         Settings(**settings)
     elif not isinstance(settings.get("quantize", False), bool):
-        raise ValueError(f"config.data.degradation.{kind}.quantize is {settings['quantize']!r}; expected True or False.")
+        raise ValueError(
+            f"config.data.degradation.{kind}.quantize is {settings['quantize']!r}; expected True or False."
+        )

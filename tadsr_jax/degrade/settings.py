@@ -18,7 +18,7 @@ RESIZE_MODES = (*images.MODES, "matlab_bicubic")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Keys of `config.data.degradation.realesrgan` with the public names, a trailing 2 for the second stage; the x4 defaults.
+    """Keys of `config.data.degradation.realesrgan`: public names, a trailing 2 for the second stage; x4 defaults.
 
     Ranges are (low, high), drawn uniformly. Sigmas of blur in pixels, of noise in grey levels.
     """
@@ -70,7 +70,9 @@ class Settings:
             value = tuple(value) if isinstance(value, list) else value
             accepts = _accepts(field.name)
             if not accepts.test(value):
-                raise ValueError(f"config.data.degradation.realesrgan.{field.name} is {value!r}; expected {accepts.words}.")
+                raise ValueError(
+                    f"config.data.degradation.realesrgan.{field.name} is {value!r}; expected {accepts.words}."
+                )
             object.__setattr__(self, field.name, value)
 
 

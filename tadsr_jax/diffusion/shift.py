@@ -2,8 +2,8 @@
 
     z0 --(add_noise)--> z_t --(network)--> z0_hat --(posterior or deterministic step)--> z_{t-1}
 
-shift_schedule   sqrt(eta_t) as a geometric ramp        start                z_T from z_y, where sampling starts
-add_noise        q(z_t | z0, z_y)                       deterministic_step   z_{t-1} from z_t and z0_hat, and its inverse
+shift_schedule   sqrt(eta_t) as a geometric ramp        start                z_T from z_y, where to start
+add_noise        q(z_t | z0, z_y)                       deterministic_step   z_{t-1} from z_t and z0_hat; its inverse
 eps_from_z0      noise that explains z_t, given z0      posterior            mean and variance of q(z_{t-1} | z_t, z0)
 scale_input      what the network gets                  z0_from_output       what its output means
 Times are 0-based indices: t = 0 is the least noisy, t = num_steps - 1 the prior. Notation: docs/notation.md.
@@ -58,9 +58,9 @@ def deterministic_coefficients(sqrt_eta: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def linear_estimate(eta_t, *, kappa, sigma_data):
-    """c_skip and c_out of the best linear guess of z0 - z_y from z_t - z_y, if its standard deviation is `sigma_data`.
+    """c_skip and c_out of the best linear guess of z0 - z_y, whose standard deviation is `sigma_data`, from z_t - z_y.
 
-        c_skip = (1 - eta) s^2 / ((1 - eta)^2 s^2 + kappa^2 eta),   c_out = s kappa sqrt(eta) / sqrt(the same denominator)
+        c_skip = (1 - eta) s^2 / v,   c_out = s kappa sqrt(eta) / sqrt(v),   v = (1 - eta)^2 s^2 + kappa^2 eta
 
     c_out is the standard deviation of what the guess leaves over, so a network that predicts the rest in units of c_out
     has a target of unit variance at every step. The same reasoning as EDM's (arXiv 2206.00364, appendix B.6), for a
@@ -114,7 +114,7 @@ class ShiftSchedule:
 
     @property
     def input_factor(self) -> np.ndarray:
-        """What the network's input is multiplied with; 1/std of z_t where z0 has a standard deviation of 1 ("latent")."""
+        """What the network's input is multiplied with; "latent": 1/std of z_t where z0 has a deviation of 1."""
         if self.input_scaling == "latent":
             return 1 / np.sqrt(self.kappa**2 * self.eta + 1)
         if self.input_scaling == "pixel":  # three standard deviations of the noise beside pictures in [-1, 1]
@@ -146,7 +146,7 @@ class ShiftSchedule:
         return z0_from_eps(z_t, z_y, self.at(self.eta, t), eps, kappa=self.kappa)
 
     def start(self, z_y, eps, t=None):
-        """z_T, where sampling starts: z_y + kappa sqrt(eta_T) eps, the mean being all of z_y; `t` for an earlier start."""
+        """z_T, where sampling starts: z_y + kappa sqrt(eta_T) eps, the mean being all of z_y; `t`: an earlier start."""
         t = self.num_steps - 1 if t is None else t
         return z_y + self.at(self.kappa * self.sqrt_eta, t) * eps
 
@@ -235,7 +235,7 @@ def shift_schedule(
         )
     if ("preconditioned" in (predict, input_scaling)) != (sigma_data is not None):
         raise ValueError(
-            f"config.diffusion.sigma_data is {sigma_data} with predict={predict!r} and input_scaling={input_scaling!r}; "
+            f"config.diffusion.sigma_data is {sigma_data} with predict={predict!r}, input_scaling={input_scaling!r}; "
             "set it (the standard deviation of z0 - z_y) with 'preconditioned', and only there."
         )
     start = min(min_noise_level / kappa, min_noise_level, *([math.sqrt(0.001)] if cap_start else []))

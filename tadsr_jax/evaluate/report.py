@@ -81,10 +81,15 @@ def report(pairs: list[dict], *, scale: int, student: list, teacher: list | None
     """
     gt = truth(pairs)
     of = {"bicubic": bicubic(pairs, scale)} | ({"teacher": teacher} if teacher else {}) | {"student": student}
-    made = {name: {who: mean_of(metric, pictures, gt) for who, pictures in of.items()} for name, metric in SCORES.items()}
+    made = {
+        name: {who: mean_of(metric, pictures, gt) for who, pictures in of.items()} for name, metric in SCORES.items()
+    }
     if teacher:
         to_teacher = partial(mean_of, metrics.psnr_rgb, references=teacher)
-        made["psnr_to_teacher"] = {"student": to_teacher(pictures=student), "undistilled": to_teacher(pictures=undistilled)}
+        made["psnr_to_teacher"] = {
+            "student": to_teacher(pictures=student),
+            "undistilled": to_teacher(pictures=undistilled),
+        }
     return made | {"validation": [pair["name"] for pair in pairs], "bicubic_kind": "PyTorch (a = -0.75), as in z_y"}
 
 

@@ -1,6 +1,6 @@
 """SinSR: one step learns the teacher's deterministic sampling, its own inverse, and the ground truth.
 
-    z_T = start(z_y, eps)                    z_tea = deterministic(teacher, z_T)          G = student, N = its input scaling
+    z_T = start(z_y, eps)          z_tea = deterministic(teacher, z_T)          G = student
     L = |G(z_T, T-1) - z_tea|^2 + inverse |G(z_tea, 0) - z_T|^2 + gt |G(sg[G(z_gt, 0)], T-1) - z_gt|^2
 [arXiv 2311.14760, Eq. 10, 13, 15.] All inputs are divided by the standard deviation of step T-1, also where the network
 is told step 0: the public code does so, and its weights were trained with it.
@@ -41,7 +41,8 @@ def recipe(
     if (inverse or gt or covariance) and (schedule.predict != "xstart" or schedule.input_scaling == "preconditioned"):
         raise ValueError(
             "config.losses: inverse, gt and covariance predict pure noise at step 0, which needs "
-            f"config.diffusion.predict='xstart' (it is {schedule.predict!r}) and an input_scaling without z_y; set them to 0."
+            f"config.diffusion.predict='xstart' (it is {schedule.predict!r}) and an input_scaling without z_y; "
+            "set them to 0."
         )
 
     def told(student, z, t, condition):
@@ -101,6 +102,4 @@ def recipe(
             loss = loss + gt * logs["mse_gt"]
         return jnp.mean(loss), (logs | {"loss": loss}, stats)
 
-    return Recipe(
-        adds={}, frozen=("teacher", "autoencoder"), draw=draw, generate=generate, student_loss=student_loss
-    )
+    return Recipe(adds={}, frozen=("teacher", "autoencoder"), draw=draw, generate=generate, student_loss=student_loss)

@@ -1,12 +1,14 @@
 """TAD-SR: one step from many by regression, score distillation at small noise, and a time-aware discriminator.
 
-    z_T = start(z_y, eps)    z_s = G(z_T, T-1)    z_tea = deterministic(teacher, z_T)    q(z, m, t): z noised with m at t
+    z_T = start(z_y, eps)    z_s = G(z_T, T-1)    z_tea = deterministic(teacher, z_T)    q(z, m, t): z noised by m at t
 
-    L   = regression L_reg + score L_HSD + adversarial L_G                                          [arXiv 2408.07476, Eq. 12]
-    L_reg = mse(z_s, z_tea)                                                                         `losses.mse`
-    L_HSD = mean(sg[e(q(z_s, m, t)) - e(q(z_tea, m, t))] z_s), e the teacher's noise, t small       `losses.score_distillation`
-    L_G   = -mean D(E(q(z_s, m_d, t_d)), t_d), E the teacher's encoder, t_d any                     `losses.hinge_generator`
-    L_D   = mean relu(1 - D(E(q(z_gt, m_d, t_d)), t_d)) + mean relu(1 + D(E(q(sg[z_s], ...))))      `losses.hinge_discriminator`
+    L     = regression L_reg + score L_HSD + adversarial L_G                                 [arXiv 2408.07476, Eq. 12]
+    L_reg = mse(z_s, z_tea)                                                                  losses.mse
+    L_HSD = mean(sg[e(q(z_s, m, t)) - e(q(z_tea, m, t))] z_s)                                losses.score_distillation
+    L_G   = -mean D(E(q(z_s, m_d, t_d)), t_d)                                                losses.hinge_generator
+    L_D   = mean relu(1 - D(E(q(z_gt, m_d, t_d)), t_d)) + mean relu(1 + D(E(q(sg[z_s], m_d, t_d)), t_d))
+                                                                                             losses.hinge_discriminator
+e is the noise that the teacher sees, at a small t; E the teacher's encoder, at any t_d; sg stops the gradient.
 
 The full text of the paper was not at hand; where the released code departs from what is known of it, that is an option,
 and `variant` sets them all (VARIANTS).
@@ -54,7 +56,9 @@ def _times(name: str, value: int, num_steps: int) -> int:
     """How many of the lowest step indices are drawn from."""
     count = {0: num_steps, -1: num_steps - 1}.get(value, value)
     if not 1 <= count <= num_steps:
-        raise ValueError(f"config.losses.{name} is {value}; expected 1 to {num_steps}, 0 (all), or -1 (all but the last).")
+        raise ValueError(
+            f"config.losses.{name} is {value}; expected 1 to {num_steps}, 0 (all), or -1 (all but the last)."
+        )
     return count
 
 
@@ -122,9 +126,7 @@ def recipe(
         key_target, key_start, key_t, key_m, key_td, key_md = jax.random.split(key, 6)
         first = jax.random.choice(key_start, jnp.asarray(student_times)) if student_times else None
         start = first if start_noise == "own" else None
-        draws = targets.draw(
-            family, key_target, frozen, batch, sampling=teacher_sampling, first=first, start=start
-        )
+        draws = targets.draw(family, key_target, frozen, batch, sampling=teacher_sampling, first=first, start=start)
         shape = draws["z_gt"].shape
         return draws | {
             "first": jnp.asarray(last if first is None else first),

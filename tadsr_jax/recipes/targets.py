@@ -26,7 +26,11 @@ def draw(family: Family, key, frozen, batch, *, sampling: str, first=None, start
     if "z_tea" in batch.extra and ("eps" not in batch.extra or first is not None):
         raise ValueError(
             "The batch stores the teacher's output (z_tea) "
-            + ("with student_times, but not which start it belongs to." if "eps" in batch.extra else "without its noise (eps).")
+            + (
+                "with student_times, but not which start it belongs to."
+                if "eps" in batch.extra
+                else "without its noise (eps)."
+            )
         )
     key_eps, key_steps = jax.random.split(key)
     condition = family.condition(frozen, batch.lq, batch.extra)

@@ -1,6 +1,6 @@
 """ResShift's training: predict z0 from z_t at a random step    [arXiv 2307.12348; with LPIPS: arXiv 2403.07319].
 
-    L = mse + perceptual * LPIPS(clip(decode(z0_hat)), gt)
+L = mse + perceptual * LPIPS(clip(decode(z0_hat)), gt)
 """
 
 import jax
@@ -26,7 +26,9 @@ def step_weight(schedule, weighting: str) -> np.ndarray:
     eta, noise = schedule.eta, schedule.kappa * schedule.sqrt_eta
     if weighting == "preconditioned":
         if schedule.sigma_data is None:
-            raise ValueError("config.losses.weighting='preconditioned' needs config.diffusion.predict='preconditioned'.")
+            raise ValueError(
+                "config.losses.weighting='preconditioned' needs config.diffusion.predict='preconditioned'."
+            )
         return ((1 - eta) / noise) ** 2 + 1 / schedule.sigma_data**2  # = 1 / c_out^2
     in_output = ((1 - eta) / noise) ** 2 if schedule.predict.startswith("epsilon") else np.ones_like(eta)
     return in_output * schedule.mse_weight if weighting == "bound" else in_output

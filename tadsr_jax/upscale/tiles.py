@@ -1,6 +1,6 @@
 """Large pictures in tiles: where they lie, what they cover, and the plain average that the public code blends with.
 
-Pictures are NumPy, (n, h, w, c). Sizes and strides are in pixels of the low-quality picture; `scale` is the enlargement.
+Pictures are NumPy, (n, h, w, c). Sizes and strides are in low-quality pixels; `scale` is the enlargement.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def starts(length: int, *, size: int, stride: int) -> list[int]:
-    """First pixels of the tiles along an axis: every `stride`, the last one moved back so that it ends with the axis."""
+    """First pixels of the tiles along an axis: every `stride`, the last one moved back to end with the axis."""
     if length <= size:
         return [0]
     return sorted({min(start, length - size) for start in range(0, length, stride)})

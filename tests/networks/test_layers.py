@@ -101,7 +101,7 @@ def test_work_in_chunks_gives_the_values_and_gradients_of_work_in_one_piece():
     rng = np.random.default_rng(4)
     q, k = rng.normal(size=(2, 2, 150, 8)).astype(np.float32)
     attend = lambda q: jnp.einsum("nqk,nkc->nqc", jax.nn.softmax(jnp.einsum("nqc,nkc->nqk", q, k)), k)
-    chunked = lambda q: layers.map_chunks(attend, q, row_bytes=layers.CHUNK_BYTES)  (64 rows at a time)
+    chunked = lambda q: layers.map_chunks(attend, q, row_bytes=layers.CHUNK_BYTES)  # 64 rows at a time
     np.testing.assert_allclose(chunked(q), attend(q), atol=1e-5)  # float32, sums of 150 terms up to 3
     weight = rng.normal(size=q.shape).astype(np.float32)
     got, want = (jax.grad(lambda q, f=f: jnp.sum(weight * f(q)))(q) for f in (chunked, attend))

@@ -43,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
         started = time.monotonic()
         with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints must not spoil --json
             verdict = check(case, RUNNERS[case.kind])
-        rows.append({"case": case.name, "kind": case.kind, "worst": min(verdict.worst, 1e308), "passed": verdict.passed})
+        rows.append(
+            {"case": case.name, "kind": case.kind, "worst": min(verdict.worst, 1e308), "passed": verdict.passed}
+        )
         if not options.json:
             end = "pass" if verdict.passed else f"FAIL  {verdict.why}"
             seconds = time.monotonic() - started

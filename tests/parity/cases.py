@@ -89,7 +89,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """How a case ended. `worst` is the largest error as a share of its tolerance; `why` names the output, or the error."""
+    """How a case ended. `worst`: the largest error as a share of its tolerance; `why`: the output, or the error."""
 
     worst: float
     why: str

@@ -139,9 +139,7 @@ def image_to_image(case) -> dict:
         step_noise = nhwc(case.inputs["step_noise"][p]) if "step_noise" in case.inputs else None
         z_y = family.encode(frozen, resshift.upsample(jnp.asarray(lq), scale))
         noise = nhwc(case.inputs["noise"][p])
-        _, samples, _ = _sample(
-            unet, z_y, lq, mask, noise, step_noise, family=family, mode=config["mode"], clip=False
-        )
+        _, samples, _ = _sample(unet, z_y, lq, mask, noise, step_noise, family=family, mode=config["mode"], clip=False)
         image = np.asarray(jnp.clip(family.decode(frozen, samples[-1]), -1, 1))
         return image[:, : h * scale, : w * scale]
 

@@ -95,7 +95,9 @@ class Setting(NamedTuple):
         """The recipe, with the recorded draws `given` in the places of its own."""
         config = json.loads(self.config)
         method = config["train"].get("method", "tadsr" if "discriminator" in config else "sinsr")
-        recipe = tadsr_recipe(self.family, config, self.first) if method == "tadsr" else sinsr_recipe(self.family, config)
+        recipe = (
+            tadsr_recipe(self.family, config, self.first) if method == "tadsr" else sinsr_recipe(self.family, config)
+        )
         return recipe._replace(draw=lambda *arguments: recipe.draw(*arguments) | given)
 
 
@@ -166,7 +168,14 @@ def _evaluate(student, frozen, discriminator, stats, batch, given, *, setting):
     of_terms, new_stats = terms(outputs)
     back = {name: jax.grad(lambda o, name=name: jnp.mean(terms(o)[0][name]))(outputs) for name in of_terms}
     grads |= {name: pullback(cotangent)[0] for name, cotangent in back.items()}
-    return {"logs": logs | of_terms, "grads": grads, "back": back, "stats": new_stats, "outputs": outputs, "draws": draws}
+    return {
+        "logs": logs | of_terms,
+        "grads": grads,
+        "back": back,
+        "stats": new_stats,
+        "outputs": outputs,
+        "draws": draws,
+    }
 
 
 def evaluate(case) -> dict:
@@ -182,7 +191,9 @@ def evaluate(case) -> dict:
         term, weight = rename.get(name, (name, 1.0))
         made[term] = weight * values
         part = "discriminator" if name == "loss_d" else "student"
-        made |= gradient_outputs(case, part, term, jax.tree.map(lambda g, w=weight: w * g, out["grads"][name]), out["stats"])
+        made |= gradient_outputs(
+            case, part, term, jax.tree.map(lambda g, w=weight: w * g, out["grads"][name]), out["stats"]
+        )
     for name in ("hsd", "sds"):
         if name in out["back"]:  # the loss is mean(g z0), so g is its gradient times the number of entries
             made["score_diff"] = nchw(out["back"][name]["z0"] * out["back"][name]["z0"].size)

@@ -1,0 +1,185 @@
+"""Reading a config: what is wrong with it is said before anything is compiled or written."""
+
+import json
+import os
+import runpy
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tadsr_jax import bundles, job
+from tadsr_jax.config import plain
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+GET = {name: runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"] for name in ("x4", "teacher_x4", "sinsr_x4")}
+
+
+def config(name: str = "x4", variant: str = "tiny", **changes) -> dict:
+    """A config, with values set by dotted path (with __ for a dot)."""
+    made = plain(GET[name](variant))
+    for path, value in changes.items():
+        *sections, key = path.split("__")
+        place = made
+        for section in sections:
+            place = place[section]
+        place[key] = value
+    return made
+
+
+def refusal(read) -> str:
+    with pytest.raises(ValueError) as error:
+        job.read(read)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return job.read(config("teacher_x4"))
+
+
+@pytest.fixture(scope="module")
+def bundle(teacher, tmp_path_factory):
+    """A bundle of the tiny teacher, untrained."""
+    params = jax.jit(teacher.family.init)(jax.random.key(0))
+    params = {"student": params["denoiser"], "autoencoder": params["autoencoder"]}
+    folder = tmp_path_factory.mktemp("bundle") / "bundle"
+    settings = job.family_settings(teacher.config)
+    return bundles.save(folder, family="resshift", settings=settings, params=params, info={})
+
+
+@pytest.mark.parametrize("name", GET)
+def test_tiny_configs_are_read_and_have_what_they_train(name):
+    read = job.read(config(name))
+    assert read.recipe.frozen and "student" in read.optimizers
+    assert (read.teacher is None) == (name == "teacher_x4")
+    assert [pair["gt"].shape for pair in read.pairs] == [(64, 64, 3)] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"foo": 1}, "config.foo is unknown; expected family, recipe"),
+        ({"recipe": "gan"}, "config.recipe is 'gan'; expected one of teacher, sinsr, tadsr"),
+        ({"family": "sd"}, "config.family is 'sd'; expected one of resshift"),
+        ({"scale": 0}, "config.scale is 0; expected a whole number, 1 or more"),
+        ({"seed": -1}, "config.seed is -1"),
+        ({"seed": 2**40}, "config.seed is 1099511627776; expected a whole number below 2^32"),
+        ({"losses": 3}, "config.losses is 3; expected a section"),
+        ({"networks__foo": 1}, "config.networks.foo is unknown"),
+        ({"networks__denoiser__foo": 1}, "config.networks.denoiser.foo is unknown"),
+        ({"diffusion__foo": 1}, "foo"),
+        ({"losses__foo": 1}, "config.losses.foo is unknown"),
+        ({"losses__discriminator__foo": 1}, "config.losses.discriminator.foo is unknown"),
+        ({"data__foo": 1}, "config.data.foo"),
+        ({"validation__foo": 1}, "config.validation.foo is unknown"),
+        ({"optimizer__foo": 1}, "config.optimizer.foo is unknown"),
+        ({"optimizer__student__foo": 1}, "config.optimizer.student.foo is unknown"),
+        ({"mesh__foo": 1}, "config.mesh.foo is unknown"),
+        ({"train__foo": 1}, "config.train.foo is unknown"),
+        ({"train__workdir": "x"}, "config.train.workdir is unknown"),
+        ({"init__foo": "x"}, "config.init.foo is unknown; recipe 'tadsr' reads teacher, autoencoder"),
+        ({"teacher__train__foo": 1}, "config.teacher.train.foo is unknown"),
+        ({"teacher__data__source": "web"}, "config.teacher.data.source is 'web'"),
+        ({"teacher": 3}, "config.teacher is 3; expected a whole config"),
+        ({"train__steps": 0}, "config.train.steps is 0; expected a whole number, 1 or more"),
+        ({"train__steps": None}, "config.train.steps is None"),
+        ({"train__keep": 0}, "config.train.keep is 0"),
+        ({"train__max_skipped": 0}, "config.train.max_skipped is 0"),
+        ({"train__ema_decay": 1.0}, "config.train.ema_decay is 1.0; expected a number from 0 to below 1"),
+        ({"validation__count": 0}, "config.validation.count is 0"),
+        ({"validation__gt_size": 30}, "config.validation.gt_size is 30; the networks need a multiple of 8: use 24"),
+        ({"data__gt_size": 30}, "config.data.gt_size is 30; the networks need a multiple of 8: use 24"),
+        ({"train__accumulate": 3}, "config.data.batch_size is 8; it must be a multiple of 3"),
+        ({"mesh__data": 3}, "config.mesh is data=3, fsdp=1, for"),
+        ({"optimizer__student__lr": -1.0}, "config.optimizer.student.lr is -1.0; expected a number above 0"),
+        ({"optimizer__student__lr": float("nan")}, "config.optimizer.student.lr is nan"),
+        ({"optimizer__discriminator__betas": (0.9, 1.0)}, "config.optimizer.discriminator.betas is (0.9, 1.0)"),
+        ({"optimizer__student__schedule": "step"}, "config.optimizer.student.schedule is 'step'; expected one of"),
+        ({"optimizer__student__warmup_steps": 10}, "config.optimizer.student.warmup_steps is 10; it must be below"),
+        ({"optimizer__discriminator": None}, "config.optimizer.discriminator is None; recipe 'tadsr' trains it"),
+        ({"data__source": "folder"}, "config.data.path, your training pictures (config.data.source is 'folder')"),
+        ({"data__source": "folder", "data__path": "/none"}, "config.data.path is '/none', which does not exist"),
+        ({"validation__source": "folder", "validation__path": "/none"}, "config.validation.path is '/none'"),
+        ({"init__teacher": "/none"}, "config.init.teacher is '/none', which does not exist; expected a weights file"),
+        ({"init__autoencoder": 3}, "config.init.autoencoder is 3; expected the path"),
+        ({"teacher": None}, "needed, but not set: config.init.teacher"),
+    ],
+)
+def test_a_wrong_config_is_refused_with_the_value_and_what_is_accepted(changes, words):
+    assert words in refusal(config(**changes))
+
+
+def test_lpips_files_are_asked_for_where_the_loss_needs_them():
+    text = refusal(config("teacher_x4", losses__perceptual=1.0))
+    assert "config.init.lpips_backbone, VGG-16" in text and "config.init.lpips_heads, the LPIPS heads" in text
+
+
+def test_a_bundle_replaces_the_training_of_a_teacher(bundle):
+    read = job.read(config(init__teacher=str(bundle)))
+    assert read.teacher is None
+    jax.tree.map(np.testing.assert_array_equal, read.weights["teacher"], bundles.load(bundle).params["student"])
+
+
+def test_a_bundle_of_another_model_is_refused(bundle):
+    text = refusal(config(init__teacher=str(bundle), networks__denoiser__widths=(32, 64)))
+    assert f"config.init.teacher={bundle} has another denoiser than this config" in text
+    text = refusal(config(init__teacher=str(bundle), diffusion__kappa=0.3))
+    assert f"config.init.teacher={bundle} has another schedule than this config" in text
+
+
+def test_a_weights_file_of_another_architecture_is_refused(tmp_path):
+    public = {"input_blocks.0.0.weight": np.zeros((160, 6, 3, 3), np.float32)}
+    save_file(public, tmp_path / "swin.safetensors")
+    text = refusal(config(init__teacher=str(tmp_path / "swin.safetensors")))
+    assert f"config.init.teacher={tmp_path / 'swin.safetensors'}" in text and "input_blocks.0.0.weight" in text
+
+
+def test_a_file_that_holds_no_weights_is_refused(tmp_path):
+    for name, data in (("a.safetensors", b"no weights"), ("a.pth", b"\x80\x04no pickle of ours"), ("a.ckpt", b"")):
+        (tmp_path / name).write_bytes(data)
+        assert name in refusal(config(init__teacher=str(tmp_path / name)))
+
+
+def begun(workdir: Path, with_config) -> None:
+    """A workdir as a run leaves it after its first save."""
+    (workdir / "checkpoints" / "10").mkdir(parents=True)
+    (workdir / "config.json").write_text(json.dumps(with_config))
+
+
+def test_a_workdir_goes_on_with_more_steps_and_another_rate_but_not_with_another_model(teacher, tmp_path):
+    begun(tmp_path, teacher.config)
+    before = sorted(tmp_path.rglob("*"))
+    job.check_workdir(job.read(config("teacher_x4", train__steps=99, optimizer__student__lr=1e-5)), tmp_path)
+    other = job.read(config("teacher_x4", networks__denoiser__widths=(32, 64), diffusion__kappa=0.3))
+    with pytest.raises(ValueError) as error:
+        job.check_workdir(other, tmp_path)
+    text = str(error.value)
+    assert f"--workdir is {tmp_path}, begun with another config" in text and "\n" not in text
+    assert "config.networks.denoiser.widths is [32, 64] now, [32, 32] there" in text
+    assert "config.diffusion.kappa is 0.3 now," in text
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_how_a_network_computes_may_change_in_a_workdir(teacher, tmp_path):
+    begun(tmp_path, teacher.config)
+    job.check_workdir(job.read(config("teacher_x4", networks__denoiser__dtype="bfloat16")), tmp_path)
+
+
+def test_the_workdir_of_the_teacher_is_checked_too(teacher, tmp_path):
+    begun(tmp_path / "teacher", teacher.config)
+    with pytest.raises(ValueError, match=r"teacher, begun with another config: config.seed is 1 now"):
+        job.check_workdir(job.read(config(teacher__seed=1)), tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="rights do not bind this user")
+def test_a_workdir_that_cannot_be_written_is_refused(teacher, tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(ValueError, match=r"cannot be written"):
+            job.check_workdir(teacher, tmp_path / "run")
+    finally:
+        tmp_path.chmod(0o700)

@@ -109,15 +109,10 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_parameters(star
 
 def test_a_run_that_is_asked_to_stop_saves_says_so_in_one_line_and_goes_on(start, straight, tmp_path):
     workdir = tmp_path / "run"
+    with_worker = "--config.data.num_workers=1"  # it gets the signal as well, for that goes to the whole group
     for number, exit_code, phase, *more in (
         (signal.SIGTERM, 0, workdir / "teacher"),
-        (
-            signal.SIGTERM,
-            0,
-            workdir,
-            "tadsr",
-            "--config.data.num_workers=1",
-        ),  # the whole group: its workers hear it too
+        (signal.SIGTERM, 0, workdir, with_worker),
         (signal.SIGINT, 130, workdir),
     ):
         run = start(workdir, *more)

@@ -3,8 +3,7 @@
     lq --(bicubic x scale)--> --(encode)--> z_y --(start)--> z_T --(predict_z0, 1 or T times)--> z0 --(decode)--> image
 
 `build` makes the family from plain settings, `assemble` from modules. Everything in it is a function of explicit
-parameters, kept in two trees: `frozen["autoencoder"]`, and the denoiser's (student and teacher: one architecture, two sets
-of numbers).
+parameters, kept in two trees: `frozen["autoencoder"]`, and the denoiser's (student and teacher have one architecture).
 """
 
 import math

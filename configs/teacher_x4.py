@@ -149,7 +149,7 @@ def small() -> ConfigDict:
     c.data.update(source="demo", batch_size=8, gt_size=96, num_workers=0, rot=True, rescale_gt=False)
     c.data.degradation.realesrgan.update(mild())
     c.optimizer.student.update(lr=2e-3, warmup_steps=100, schedule="cosine", lr_min=4e-5, betas=(0.9, 0.99), clip=1.0)
-    c.train.update(steps=4000, ema_decay=0.995, log_every=100, evaluate_every=1000, save_every=500)
+    c.train.update(steps=5000, ema_decay=0.995, log_every=100, evaluate_every=1000, save_every=500)
     return c
 
 

@@ -87,7 +87,7 @@ def small() -> ConfigDict:
     c.losses.discriminator = dict(c_dim=4, embed_dim=64, dtype="float32")
     c.optimizer.student.update(lr=5e-4, warmup_steps=30, schedule="cosine", lr_min=2.5e-5, betas=(0.9, 0.99), clip=1.0)
     c.optimizer.discriminator.update(lr=2e-4, betas=(0.5, 0.99))
-    c.train.update(steps=600, ema_decay=0.99, log_every=20, evaluate_every=200, save_every=200)
+    c.train.update(steps=500, ema_decay=0.99, log_every=20, evaluate_every=250, save_every=250)
     return c
 
 

@@ -1,6 +1,6 @@
 """Bundles: a model as a folder that a person can read, and a program can load from strangers.
 
-    BUNDLE/bundle.json           format, family, recipe, scale, steps, config, checksums, sources, licences, versions
+    BUNDLE/bundle.json           format, family, recipe, scale, steps, config, sources, checksums, versions
     BUNDLE/student.safetensors   one file a network; names are paths of our parameter trees
 
 Nothing in it can execute. Loading checks format, checksums, names, shapes and types against the config before use.

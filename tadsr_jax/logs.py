@@ -1,10 +1,11 @@
 """What a run tells: one progress line on the console, JSON lines, and TensorBoard event files.
 
     WORKDIR/metrics.jsonl   {"step": 20, "mse": 0.012, ...}, one object a line      WORKDIR/tensorboard/   events
-Process 0 alone writes. Lines of steps that a killed run did not get to save are removed when it is resumed, so that
+Lines of steps that a killed run did not get to save are removed when it is resumed, so that
 each step appears once.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -120,3 +121,43 @@ def _unless_expected(report) -> None:
     """Threads of a save that failed report to an event loop that is gone; the failure itself is raised."""
     if str(report.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(report)
+
+
+class Meter:
+    """Means of the logs since the last report, the rate, and the share of time spent waiting for data."""
+
+    def __init__(self, step: int):
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        self._sums, self._count = {}, 0
+        self.restart_clock(step)
+
+    def restart_clock(self, step: int) -> None:
+        """Forget the time that went into something else than training."""
+        self._waited, self._step, self._since = 0.0, step, time.monotonic()
+
+    @contextlib.contextmanager
+    def waiting(self):
+        begun = time.monotonic()
+        yield
+        self._waited += time.monotonic() - begun
+
+    def add(self, values: dict) -> None:
+        self._count += 1
+        for key, value in values.items():
+            self._sums[key] = self._sums.get(key, 0.0) + float(value)
+
+    def means(self) -> dict[str, float]:
+        return {key: total / max(self._count, 1) for key, total in self._sums.items()}
+
+    def report(self, name: str, step: int, steps: int, values: dict) -> dict:
+        """Print the progress line and start anew; the values and what they cost, for the log."""
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        rate, waiting = (step - self._step) / seconds, self._waited / seconds
+        shown = {key: value for key, value in values.items() if not key.startswith(("grad_norm", "logit", "learning"))}
+        if not shown["skipped"]:
+            del shown["skipped"]
+        progress(name, step, steps, rate, waiting, shown)
+        self.restart(step)
+        return values | {"steps_per_second": rate, "waiting_for_data": waiting}

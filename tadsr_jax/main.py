@@ -94,7 +94,7 @@ def _refuse(text: object, code: int = 2) -> None:
 
 def main(_) -> None:
     # The rest of the house is imported late: a typing error is told at once.
-    from tadsr_jax import checkpoints, job, logs, train
+    from tadsr_jax import checkpoints, job, logs, loop, signals
 
     logs.warn_in_lines()
     workdir = Path(WORKDIR.value)
@@ -104,10 +104,10 @@ def main(_) -> None:
     except (ValueError, OSError) as error:
         _refuse(error)
     try:
-        with train.stopped_at_once():
+        with signals.stopped_at_once():
             print(job.overview(read), file=sys.stderr)
             job.run(read, workdir)
-    except train.Stopped as stopped:
+    except signals.Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)
     except checkpoints.WrongCheckpoint as error:
@@ -116,7 +116,7 @@ def main(_) -> None:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         full = f"{workdir}: the disk is full; the checkpoints are whole. Make room, and the same command goes on."
         _refuse(full if is_full else error, code=1)
-    except (train.Diverged, train.NoData) as error:
+    except (loop.Diverged, loop.NoData) as error:
         _refuse(error, code=1)
 
 

@@ -1,25 +1,17 @@
 """Training: one step function for every recipe, its optimisers, and the state that a checkpoint holds.
 
-train_step   one update of all players, jitted with the state donated        init_state   where a run starts
-optimizer    AdamW with optax schedules                                      run          restore, loop, log, save
+train_step   one update of all players      jit_step        the same, compiled, the state donated
+init_state   where a run starts             learning_rate   warm-up and schedules      optimizer   AdamW
+The loop around it is `tadsr_jax/loop.py`.
 """
 
-import contextlib
-import math
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from tadsr_jax.checkpoints import Checkpoints
-from tadsr_jax.logs import Writer, progress, say
-from tadsr_jax.sharding import place, place_batch, shardings
+from tadsr_jax.sharding import place_batch, shardings
 from tadsr_jax.types import Batch, Family, Recipe, TrainState
 
 SCHEDULES = ("constant", "cosine")
@@ -191,174 +183,6 @@ def mean_of_parts(gradient, parts: Batch, draws):
     return jax.tree.map(lambda leaf: leaf / count, total)
 
 
-class Diverged(RuntimeError):
-    """Too many steps in a row had a loss or gradient that is not finite."""
-
-
-class Stopped(BaseException):  # as KeyboardInterrupt: no `except Exception` on the way may swallow it
-    """The run was asked to stop (SIGTERM, or SIGINT from Ctrl-C), and what it had is saved."""
-
-    def __init__(self, text: str, number: int):
-        super().__init__(text)
-        self.exit_code = 130 if number == signal.SIGINT else 0
-
-
-class NoData(RuntimeError):
-    """The source yields no usable picture."""
-
-
-@contextlib.contextmanager
-def _handling(handle):
-    """SIGTERM and SIGINT go to `handle`. Handlers can be set in the main thread alone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-
-
-def stopped_at_once():
-    """A context in which a signal raises Stopped: around work that can be broken off anywhere and repeated."""
-
-    def stop(number, _):
-        raise Stopped("stopped; what was trained is saved, and the same command goes on.", number)
-
-    return _handling(stop)
-
-
-@contextlib.contextmanager
-def stop_signal():
-    """A function that gives the number of the signal that came since, or None. Unasked, it raises at the end.
-
-    A second Ctrl-C ends the process at once.
-    """
-    came = []
-
-    def note(number, _):
-        came.append(number)
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    with _handling(note):
-        yield lambda: came[0] if came else None
-    if came:
-        raise Stopped("stopped; what was trained is saved, and the same command goes on.", came[0])
-
-
-def run(
-    workdir: Path,
-    *,
-    name: str,
-    recipe: Recipe,
-    optimizers: dict,
-    rate: optax.Schedule,
-    frozen,
-    initial: Callable[[], TrainState],
-    open_stream: Callable[[int], Iterator],
-    evaluate: Callable[[TrainState], tuple[dict, dict]],
-    mesh,
-    steps: int,
-    ema_decay: float = 0.999,
-    accumulate: int = 1,
-    log_every: int = 20,
-    evaluate_every: int = 0,
-    save_every: int = 500,
-    keep: int = 2,
-    max_skipped: int = 20,
-) -> tuple[TrainState, float]:
-    """Train to `steps` updates, from the latest checkpoint of `workdir` if it has one.
-
-    Returns the last state, and the seconds that it took, those of earlier starts included.
-
-    name           the first word of the progress line
-    rate           the student's learning rate, for the log
-    initial        makes the first state; called abstractly where a checkpoint is restored
-    open_stream    (batches consumed) -> iterator of {"lq", "gt", ...}; also has `skipped` and `close()`
-    evaluate       state -> ({name: number}, {name: picture}), every `evaluate_every` steps (0: never)
-    save_every, keep   a checkpoint every so many steps and at the end; the last `keep` of them stay
-    max_skipped    steps in a row without a finite loss and gradient after which the run gives up (`Diverged`)
-    Raises Stopped after SIGTERM or Ctrl-C, when the state is saved; OSError when something cannot be written;
-    WrongCheckpoint where `workdir` holds another network, recipe or optimiser.
-    """
-    step_fn = jit_step(recipe=recipe, optimizers=optimizers, ema_decay=ema_decay, accumulate=accumulate, mesh=mesh)
-    started, consumed, earlier = time.monotonic(), 0, 0.0
-    seconds = lambda: earlier + time.monotonic() - started
-    # The signals stay ours until the save under way is complete.
-    with stop_signal() as asked_to_stop, Checkpoints(workdir / "checkpoints", keep=keep) as checkpoints:
-        if checkpoints.latest_step() is None:
-            state = place(initial(), mesh)
-        else:
-            state, position = checkpoints.restore(jax.eval_shape(initial), mesh)
-            consumed, earlier = position["batches"], position["seconds"]
-            say(f"{name}: resumed at step {int(state.step)} of {steps}")
-        step = first = int(state.step)
-        if step >= steps:
-            return state, seconds()
-        writer = Writer(workdir, resume_step=step)
-        with _no_data():
-            stream = open_stream(consumed)
-        saved = -1
-
-        def save():
-            nonlocal saved
-            if saved != step:
-                checkpoints.save(state, batches=consumed, seconds=seconds())
-                saved = step
-
-        try:
-            meter = _Meter(step)
-            late = None  # logs are read one step late, so that the device need not wait for the host
-            while step < steps:
-                if number := asked_to_stop():
-                    save()
-                    checkpoints.wait()
-                    raise Stopped(
-                        f"{name}: stopped at step {step} of {steps}, and saved; the same command goes on.", number
-                    )
-                with meter.waiting(), _no_data():
-                    arrays = next(stream)
-                state, logs = step_fn(state, frozen, as_batch(arrays, mesh))
-                step, consumed = step + 1, consumed + 1
-                last = step == steps
-                if step == first + 1:
-                    meter.restart(step)  # the first step compiles, which says nothing about the rate
-                if late:
-                    _read(late, meter, max_skipped)
-                late, told = (step, logs), {}
-                if step % log_every == 0 or last:
-                    _read(late, meter, max_skipped)
-                    late = None
-                    values = meter.means() | {"learning_rate": float(rate(step - 1)), "skipped": int(state.skipped)}
-                    told = meter.report(name, step, steps, values) | {"unreadable_files": getattr(stream, "skipped", 0)}
-                if evaluate_every and (step % evaluate_every == 0 or last):
-                    scalars, pictures = evaluate(state)
-                    told |= scalars
-                    for key, picture in pictures.items():
-                        writer.image(step, key, picture)
-                    meter.restart(step)
-                if told:
-                    writer.scalars(step, told)
-                if step % save_every == 0 or last:
-                    save()
-        finally:
-            stream.close()
-            writer.close()
-    return state, seconds()
-
-
-@contextlib.contextmanager
-def _no_data():
-    """NoData for what a source says when it is empty, or has looked at many pictures and could use none."""
-    try:
-        yield
-    except ValueError as error:
-        raise NoData(" ".join(str(error).split())) from error
-
-
 def jit_step(*, recipe: Recipe, optimizers: dict, ema_decay: float, accumulate: int, mesh=None):
     """`train_step` compiled, with batch means as logs; the state is donated: its memory becomes the new state's.
 
@@ -381,57 +205,3 @@ def as_batch(arrays: dict, mesh) -> Batch:
     """The pipeline's arrays as a Batch on the mesh; what is neither lq nor gt goes to `extra`."""
     extra = {key: value for key, value in arrays.items() if key not in ("lq", "gt")}
     return place_batch(Batch(lq=arrays["lq"], gt=arrays["gt"], extra=extra), mesh)
-
-
-class _Meter:
-    """Means of the logs since the last report, the rate, and the share of time spent waiting for data."""
-
-    def __init__(self, step: int):
-        self.restart(step)
-
-    def restart(self, step: int) -> None:
-        self._sums, self._count, self._waited = {}, 0, 0.0
-        self._step, self._since = step, time.monotonic()
-
-    @contextlib.contextmanager
-    def waiting(self):
-        begun = time.monotonic()
-        yield
-        self._waited += time.monotonic() - begun
-
-    def add(self, values: dict) -> None:
-        self._count += 1
-        for key, value in values.items():
-            self._sums[key] = self._sums.get(key, 0.0) + float(value)
-
-    def means(self) -> dict[str, float]:
-        return {key: total / max(self._count, 1) for key, total in self._sums.items()}
-
-    def report(self, name: str, step: int, steps: int, values: dict) -> dict:
-        """Print the progress line and start anew; the values and what they cost, for the log."""
-        seconds = max(time.monotonic() - self._since, 1e-9)
-        rate, waiting = (step - self._step) / seconds, self._waited / seconds
-        shown = {key: value for key, value in values.items() if not key.startswith(("grad_norm", "logit", "learning"))}
-        if not shown["skipped"]:
-            del shown["skipped"]
-        progress(name, step, steps, rate, waiting, shown)
-        self.restart(step)
-        return values | {"steps_per_second": rate, "waiting_for_data": waiting}
-
-
-def _read(late, meter: _Meter, max_skipped: int) -> None:
-    """Fetch the logs of a step; steps that were skipped count towards giving up, not towards the means."""
-    step, logs = late
-    values = {key: float(value) for key, value in jax.device_get(logs).items()}
-    in_row = int(values.pop("skipped_in_row"))
-    if in_row == 0:
-        meter.add(values)
-        return
-    bad = ", ".join(key for key, value in values.items() if not math.isfinite(value))
-    say(f"step {step} left out: {bad} not finite ({in_row} in a row)")
-    if in_row >= max_skipped:
-        raise Diverged(
-            f"{in_row} steps in a row (up to {step}) had a loss or gradient that is not finite ({bad}), as many as "
-            "config.train.max_skipped allows; use a lower config.optimizer.student.lr, its clip=1.0, "
-            "or config.networks.denoiser.dtype=float32, with a new --workdir."
-        )

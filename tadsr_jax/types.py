@@ -56,6 +56,8 @@ class Recipe(NamedTuple):
     generate: Callable  # (student, frozen, batch, draws) -> outputs: all that the student produces, run once
     student_loss: Callable  # (outputs, discriminator, stats, frozen, batch, draws) -> (scalar, (logs, stats))
     discriminator_loss: Callable | None = None  # (discriminator, stats, outputs, frozen, batch, draws) -> the same
+    sample_steps: int = 1  # deterministic steps that the trained model samples with: all of a teacher's
+    first_step_full_rate: bool = False  # as a public trainer sets the rate, see `train.learning_rate`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: a family can be a static argument of jit
@@ -81,4 +83,4 @@ class Bundle:
 
     family: Family
     params: dict[str, PyTree]  # "student" and the frozen networks that sampling reads
-    info: dict  # bundle.json: family, recipe, scale, config, steps, sources, licences, versions
+    info: dict  # bundle.json: family, recipe, scale, config, steps, sources, checksums, versions

@@ -9,12 +9,15 @@ pytestmark = pytest.mark.quick
 
 PACKAGE = Path(__file__).parent.parent / "tadsr_jax"
 FLOORS = {  # room -> floor; docs/architecture.md says what each is for
-    **dict.fromkeys(("diffusion", "losses", "images", "degrade", "sharding", "types", "config", "assets"), 0),
+    **dict.fromkeys(
+        ("diffusion", "losses", "images", "degrade", "sharding", "types", "config", "assets", "signals"), 0
+    ),
     "networks": 1,
     "families": 2,
     "recipes": 3,
     **dict.fromkeys(("bundles", "checkpoints", "convert", "data", "logs"), 4),
-    **dict.fromkeys(("train", "upscale"), 5),
+    "train": 4,
+    **dict.fromkeys(("loop", "upscale"), 5),
     "evaluate": 6,
     "job": 7,
     "main": 8,

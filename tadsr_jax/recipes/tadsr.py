@@ -198,4 +198,5 @@ def recipe(
         generate=generate,
         student_loss=student_loss,
         discriminator_loss=discriminator_loss if adversarial else None,
+        first_step_full_rate=variant == "released",
     )

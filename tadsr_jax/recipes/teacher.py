@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tadsr_jax import losses
+from tadsr_jax.networks.perceptual import lpips
 from tadsr_jax.types import Family, Recipe
 
 WEIGHTINGS = ("uniform", "bound", "preconditioned")
@@ -34,20 +35,16 @@ def step_weight(schedule, weighting: str) -> np.ndarray:
     return in_output * schedule.mse_weight if weighting == "bound" else in_output
 
 
-def recipe(family: Family, *, weighting: str = "uniform", perceptual: float = 0.0, lpips=None) -> Recipe:
+def recipe(family: Family, *, weighting: str = "uniform", perceptual: float = 0.0) -> Recipe:
     """ResShift's own training.
 
     weighting    how the steps are weighted, see `step_weight`
-    perceptual   weight of the LPIPS term: 0 (v1, v2), 1 (v3, bicubic, x2) or 10 (faces, inpainting)
-    lpips        (frozen["lpips"], a, b) -> (b,): `networks.perceptual.lpips`; needed with `perceptual`
+    perceptual   weight of the LPIPS term (VGG; the weights are the user's files): 0 (v1, v2), 1 (v3, bicubic, x2) or
+                 10 (faces, inpainting). A step with an LPIPS that is not finite is left out; the public code falls
+                 back to the mse alone there.
     """
     schedule = family.schedule
     weight = step_weight(schedule, weighting)
-    if perceptual and lpips is None:
-        raise ValueError(
-            f"config.losses.perceptual is {perceptual}, and there are no LPIPS weights; set config.init.lpips_backbone "
-            "and config.init.lpips_heads to the files of torchvision and of the lpips package."
-        )
 
     def draw(key, frozen, batch):
         key_t, key_eps = jax.random.split(key)
@@ -74,4 +71,11 @@ def recipe(family: Family, *, weighting: str = "uniform", perceptual: float = 0.
         return jnp.mean(loss), (logs | {"loss": loss}, stats)
 
     frozen = ("autoencoder", "lpips") if perceptual else ("autoencoder",)
-    return Recipe(adds={}, frozen=frozen, draw=draw, generate=generate, student_loss=student_loss)
+    return Recipe(
+        adds={},
+        frozen=frozen,
+        draw=draw,
+        generate=generate,
+        student_loss=student_loss,
+        sample_steps=schedule.num_steps,
+    )

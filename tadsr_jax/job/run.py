@@ -1,0 +1,163 @@
+"""`run`: a Job becomes a trained model with its bundle, report and comparison, or goes on to become one."""
+
+import json
+import os
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from clu import parameter_overview
+
+from tadsr_jax import bundles, checkpoints, data, images, loop, train
+from tadsr_jax.evaluate import report as reports
+from tadsr_jax.job.parts import family_settings
+from tadsr_jax.job.read import Job
+from tadsr_jax.logs import clock, say
+from tadsr_jax.sharding import place
+from tadsr_jax.types import Batch, Bundle, TrainState
+
+
+def _write_json(path: Path, content) -> None:
+    """All of it or nothing, at any moment."""
+    fresh = path.with_name(f"{path.name}.writing")
+    fresh.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(fresh, path)
+
+
+def run(job: Job, workdir: Path, *, name: str = "") -> dict:
+    """Train, or go on; then write bundle, report and comparison. Returns the report."""
+    config, family, recipe, workdir = job.config, job.family, job.recipe, Path(workdir)
+    name = name or config["recipe"]
+    weights, before = dict(job.weights), 0.0
+    if job.teacher:
+        bundle, before = _trained_teacher(job.teacher, workdir / "teacher")
+        weights |= {"teacher": bundle.params["student"], "autoencoder": bundle.params["autoencoder"]}
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not checkpoints.exist(workdir / "checkpoints"):
+        _write_json(workdir / "config.json", config)
+    frozen = {key: place(weights[key], job.mesh) for key in recipe.frozen}
+    sampler = reports.Sampler(family, job.pairs, seed=config["seed"])
+    state, seconds = loop.run(
+        workdir,
+        name=name,
+        recipe=recipe,
+        optimizers=job.optimizers,
+        rate=job.rate,
+        frozen=frozen,
+        initial=partial(_initial, job, weights, frozen),
+        open_stream=lambda consumed: data.training_stream(
+            scale=config["scale"], seed=config["seed"], start=consumed, **config["data"]
+        ),
+        evaluate=_evaluator(job, frozen, sampler),
+        mesh=job.mesh,
+        **config["train"],
+    )
+    return _finish(job, workdir, name, state, frozen, sampler, seconds=before + seconds)
+
+
+def _trained_teacher(job: Job, workdir: Path) -> tuple[Bundle, float]:
+    """The teacher's bundle and the seconds that it took; trained now, unless a bundle of the same config is there."""
+    report = workdir / "report.json"
+    try:
+        bundle, seconds = bundles.load(workdir / "bundle"), json.loads(report.read_text())["seconds"]
+        if bundle.info.get("config") == json.loads(json.dumps(job.config)):
+            return bundle, seconds
+    except (ValueError, KeyError, OSError):
+        pass  # not there yet, or not whole: made again from the checkpoint
+    seconds = run(job, workdir, name="teacher")["seconds"]
+    return bundles.load(workdir / "bundle"), seconds
+
+
+def _initial(job: Job, weights: dict, frozen: dict) -> TrainState:
+    """The state before the first step: the student is the teacher, the given weights, or drawn anew."""
+    key = jax.random.key(job.config["seed"])
+    student = weights.get("teacher", weights.get("student"))
+    if student is None:
+        student = jax.jit(job.family.init)(key)["denoiser"]
+    make = partial(train.init_state, family=job.family, recipe=job.recipe, optimizers=job.optimizers)
+    return jax.jit(make)(key, student=student, frozen=frozen, batch=_example(job))
+
+
+def _example(job: Job) -> Batch:
+    """A batch of one, for its shapes."""
+    size, scale = job.config["data"]["gt_size"], job.config["scale"]
+    return Batch(lq=jnp.zeros((1, size // scale, size // scale, 3)), gt=jnp.zeros((1, size, size, 3)))
+
+
+def _evaluator(job: Job, frozen: dict, sampler):
+    """state -> (figures of student and average, one sheet of pictures), for the training loop."""
+    family, pairs, steps = job.family, job.pairs, job.recipe.sample_steps
+    gt = reports.truth(pairs)
+    fixed = {"LQ": reports.enlarged_lq(pairs, family.scale), "bicubic": reports.bicubic(pairs, family.scale)}
+
+    def evaluate(state: TrainState) -> tuple[dict, dict]:
+        if "teacher" in frozen and "teacher" not in fixed:
+            fixed["teacher"] = sampler(frozen["teacher"], frozen["autoencoder"], steps=family.schedule.num_steps)
+        columns, figures = dict(fixed), {}
+        for who, params in (("student", state.params["student"]), ("ema", state.ema)):
+            pictures = sampler(params, frozen["autoencoder"], steps=steps)
+            made = reports.scores(pictures, gt, names=("psnr_y", "ssim_y"))
+            figures |= {f"{metric}/{who}": value for metric, value in made.items()}
+        sheet = reports.comparison(columns | {f"EMA, {steps} step(s)": pictures, "HR": gt})
+        return figures, {"validation": sheet}
+
+    return evaluate
+
+
+def _finish(job: Job, workdir: Path, name: str, state: TrainState, frozen: dict, sampler, *, seconds: float) -> dict:
+    """Bundle, report.json and comparison.png of the averaged student. `seconds`: what training took."""
+    started = time.monotonic()
+    config, family, pairs = job.config, job.family, job.pairs
+    ema = jax.device_get(state.ema)
+    steps, all_steps = job.recipe.sample_steps, family.schedule.num_steps
+    about = {"recipe": config["recipe"], "scale": family.scale, "steps": steps, "config": config}
+    about["sources"] = {key: value for key, value in config["init"].items() if value}  # whose licences go on
+    about["sources"]["pictures"] = config["data"].get("path") or config["data"]["source"]
+    params = {"student": ema, "autoencoder": jax.device_get(frozen["autoencoder"])}
+    bundles.save(
+        workdir / "bundle", family=config["family"], settings=family_settings(config), params=params, info=about
+    )
+
+    student = sampler(state.ema, frozen["autoencoder"], steps=steps)
+    teacher = undistilled = None
+    if "teacher" in frozen:
+        teacher = sampler(frozen["teacher"], frozen["autoencoder"], steps=all_steps)
+        undistilled = sampler(frozen["teacher"], frozen["autoencoder"], steps=1)
+    device = job.mesh.devices.flat[0]
+    made = {
+        "recipe": config["recipe"],
+        **reports.report(pairs, scale=family.scale, student=student, teacher=teacher, undistilled=undistilled),
+        "student_sha256": bundles.tree_sha256(ema),
+        "steps": int(state.step),
+        "skipped": int(state.skipped),
+        "seconds": round(seconds + time.monotonic() - started, 1),
+        "device": f"{job.mesh.size} x {device.device_kind} ({device.platform}), {os.cpu_count()} host cores",
+        "versions": bundles.versions(),
+    }
+    columns = {"LQ": reports.enlarged_lq(pairs, family.scale), "bicubic": reports.bicubic(pairs, family.scale)}
+    if teacher:
+        columns |= {f"teacher, {all_steps} steps": teacher, "student, 1 step": student}
+    else:
+        columns |= {f"{name}, {steps} steps": student}
+    sheet = reports.comparison(columns | {"HR": reports.truth(pairs)})
+    images.write(workdir / "comparison.png", images.to_float(sheet))
+    _write_json(workdir / "report.json", made)
+    scored = "  ".join(f"{who} {value:.2f}" for who, value in made["psnr_y"].items())
+    say(f"{name}: {int(state.step)} steps, {clock(made['seconds'])} -> {workdir}; PSNR-Y: {scored}")
+    return made
+
+
+def overview(job: Job) -> str:
+    """The student's parameters in a table, and how many there are in each network of the job."""
+    shapes = bundles.expected_shapes(job.family)
+    known = {"teacher": shapes["student"], "autoencoder": shapes["autoencoder"], "lpips": job.weights.get("lpips")}
+    frozen = {name: known[name] for name in job.recipe.frozen}
+    make = partial(train.init_state, family=job.family, recipe=job.recipe, optimizers=job.optimizers)
+    state = jax.eval_shape(make, jax.random.key(0), student=shapes["student"], frozen=frozen, batch=_example(job))
+    count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
+    lines = [f"{name}: {count(tree):,} parameters, learning" for name, tree in state.params.items()]
+    lines += [f"{name}: {count(tree):,} parameters, fixed" for name, tree in frozen.items()]
+    table = parameter_overview.get_parameter_overview(state.params["student"], include_stats=False, max_lines=40)
+    return "\n".join([table, *lines])

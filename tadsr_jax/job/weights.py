@@ -1,0 +1,120 @@
+"""Weights from elsewhere: what config.init names, read and checked against the model of the config."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from tadsr_jax import bundles
+from tadsr_jax.convert import lpips as lpips_files
+from tadsr_jax.convert import names, torch_file
+from tadsr_jax.types import Family, Recipe
+
+INITS = ("teacher", "student", "autoencoder", "lpips_backbone", "lpips_heads")
+NEEDED = {  # key -> what to give, where a run cannot do without
+    "data.path": "your training pictures (config.data.source is {source!r}): --config.data.path=FOLDER",
+    "init.teacher": "the weights to distil from (resshift_realsrx4_s15_v1.pth of the ResShift releases, or a bundle "
+    "that configs/teacher_x4.py trained): --config.init.teacher=FILE",
+    "init.autoencoder": "the VQ autoencoder (autoencoder_vq_f4.pth of the ResShift releases, or a bundle): "
+    "--config.init.autoencoder=FILE",
+    "init.lpips_backbone": "VGG-16 for config.losses.perceptual (vgg16-397923af.pth of torchvision): "
+    "--config.init.lpips_backbone=FILE",
+    "init.lpips_heads": "the LPIPS heads for config.losses.perceptual (weights/v0.1/vgg.pth of the lpips package): "
+    "--config.init.lpips_heads=FILE",
+}
+
+
+def check_needs(config: dict, family: Family, recipe: Recipe, *, trains_teacher: bool) -> None:
+    """All that is not set and has no default, in one message: whoever starts a full-size run looks for files once."""
+    init, missing = config["init"], []
+    if config["data"].get("source") != "demo" and config["data"].get("path") is None:
+        missing.append("data.path")
+    if "teacher" in recipe.frozen and not init.get("teacher") and not trains_teacher:
+        missing.append("init.teacher")
+    has_autoencoder = init.get("autoencoder") or trains_teacher or _bundle(init)
+    if jax.tree.leaves(bundles.expected_shapes(family)["autoencoder"]) and not has_autoencoder:
+        missing.append("init.autoencoder")
+    if "lpips" in recipe.frozen:
+        missing += [f"init.{key}" for key in ("lpips_backbone", "lpips_heads") if not init.get(key)]
+    if missing:
+        needs = "; ".join(f"config.{key}, {NEEDED[key]}" for key in missing)
+        raise ValueError(f"needed, but not set: {needs}.".format(source=config["data"].get("source")))
+
+
+def _bundle(init: dict) -> str | None:
+    """The bundle among what config.init names; it brings its autoencoder."""
+    return next((init[key] for key in ("teacher", "student") if init.get(key) and Path(init[key]).is_dir()), None)
+
+
+def read_weights(config: dict, family: Family, recipe: Recipe) -> dict:
+    """Read what config.init names. What a teacher that is trained first will bring is left out."""
+    init = config["init"]
+    read = {"autoencoder", "teacher" if "teacher" in recipe.frozen else "student"}
+    read |= {"lpips_backbone", "lpips_heads"} if "lpips" in recipe.frozen else set()
+    for key, value in init.items():
+        if key not in INITS:
+            raise ValueError(f"config.init.{key} is unknown; expected {', '.join(INITS)}.")
+        if value is not None and key not in read:
+            raise ValueError(
+                f"config.init.{key} is {value!r}, which recipe {config['recipe']!r} with these losses does not read; "
+                f"it reads {', '.join(sorted(read))}."
+            )
+        if value is not None and not isinstance(value, str | os.PathLike):
+            raise ValueError(f"config.init.{key} is {value!r}; expected the path of a weights file or of a bundle.")
+        if value is not None and not Path(value).exists():
+            raise ValueError(
+                f"config.init.{key} is {value!r}, which does not exist; expected a weights file or a bundle."
+            )
+    weights = {}
+    for key in ("teacher", "student"):
+        if init.get(key):
+            weights[key] = _network("denoiser", init[key], family, f"config.init.{key}")
+    source = init.get("autoencoder") or _bundle(init)
+    if not jax.tree.leaves(bundles.expected_shapes(family)["autoencoder"]):
+        if init.get("autoencoder"):
+            raise ValueError(
+                f"config.init.autoencoder is {init['autoencoder']!r}, but these latents need no weights; leave it out."
+            )
+        weights["autoencoder"] = {}
+    elif source:
+        weights["autoencoder"] = _network("autoencoder", source, family, "config.init.autoencoder")
+    if "lpips" in recipe.frozen:
+        weights["lpips"] = lpips_files.load(init["lpips_backbone"], init["lpips_heads"])
+    return weights
+
+
+def _network(network: str, path: str, family: Family, key: str) -> dict:
+    """A network's parameters from a public file, or from a bundle of the same model."""
+    if not Path(path).is_dir():
+        return names.to_flax(family.networks[network], torch_file.read(path), source=f"{key}={path}")["params"]
+    bundle = bundles.load(path)
+    check_same_model(f"{key}={path}", family, bundle.family)
+    return bundle.params["student" if network == "denoiser" else network]
+
+
+def check_same_model(key: str, ours: Family, theirs: Family) -> None:
+    """Two families that compute the same; how (dtype, rematerialisation) may differ."""
+    described = lambda family: {
+        **{name: _what_it_computes(module) for name, module in family.networks.items()},
+        "scale": family.scale,
+        "schedule": {k: np.asarray(v).tolist() for k, v in vars(family.schedule).items()},
+    }
+    here, there = described(ours), described(theirs)
+    for part in here:
+        if here[part] != there[part]:
+            raise ValueError(f"{key} has another {part} than this config: {_difference(here[part], there[part])}.")
+
+
+def _difference(here, there) -> str:
+    """'kappa is 2.0 there, 0.2 here', of two dicts of fields or two values."""
+    if not isinstance(here, dict) or here.keys() != there.keys():
+        return f"{there} there, {here} here"
+    return "; ".join(f"{name} is {there[name]} there, {here[name]} here" for name in here if here[name] != there[name])
+
+
+def _what_it_computes(module) -> dict:
+    """The fields of a network without those that only say how."""
+    fields = {field.name: getattr(module, field.name) for field in dataclasses.fields(module)}
+    return {key: value for key, value in fields.items() if key not in ("parent", "name", "dtype", "remat")}

@@ -3,7 +3,7 @@
     python -m tadsr_jax.main --config=configs/x4.py:small --workdir=runs/small
 
 trains a small teacher on the photographs that come with the package, distils it, and writes pictures and figures to
-runs/small: about a quarter of an hour on 2 CPU cores. Without a variant this is the paper's run (118.6 M parameters,
+runs/small: some ten minutes on 2 CPU cores. Without a variant this is the paper's run (118.6 M parameters,
 30,000 steps of batch 64) and needs pictures and two public files:
 
     python -m tadsr_jax.main --config=configs/x4.py --workdir=runs/x4 --config.data.path=IMAGENET/train \

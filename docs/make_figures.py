@@ -21,7 +21,7 @@ from tadsr_jax import bundles, data, images
 from tadsr_jax.evaluate import report as reports
 
 DOCS = Path(__file__).parent
-PAIRS = {"windows": (0.5, 0.5), "tulips": (0.5, 0.5)}  # photographs of the README's pair, and where to cut them
+PAIRS = {"macaque": (0.4, 0.5), "matterhorn": (0.6, 0.5)}  # photographs of the README's pair, and where to cut them
 NAMES = {"psnr_y": "PSNR-Y, dB", "ssim_y": "SSIM-Y", "gmsd": "GMSD", "spectrum_error": "spectrum error, dB"}
 
 
@@ -39,14 +39,14 @@ def pair(run: Path, size: int = 224) -> None:
     sampler = reports.Sampler(bundle.family, pairs, seed=config["seed"])
     made = sampler(bundle.params["student"], bundle.params["autoencoder"], steps=bundle.info["steps"])
     lq = reports.enlarged_lq(pairs, bundle.family.scale)
-    rows = []
+    shown = []
     for name, (down, right) in PAIRS.items():
         index = next(i for i, each in enumerate(pairs) if each["name"].endswith(name))
         h, w, _ = made[index].shape
         top, left = int((h - size) * down), int((w - size) * right)
         cuts = [picture[index][top : top + size, left : left + size] for picture in (lq, made)]
-        rows.append(np.concatenate(cuts, axis=1))
-    images.write(DOCS / "images" / "pair.png", images.to_float(np.concatenate(rows, axis=1)))
+        shown += [np.concatenate(cuts, axis=1), np.full((size, 12, 3), 255, np.uint8)]
+    images.write(DOCS / "images" / "pair.png", images.to_float(np.concatenate(shown[:-1], axis=1)))
 
 
 def curves(run: Path) -> None:
@@ -71,7 +71,11 @@ def table(run: Path) -> str:
     who = list(told["psnr_y"])
     lines = ["| | " + " | ".join(who) + " |", "| --- |" + " --- |" * len(who)]
     for key, title in NAMES.items():
-        lines.append(f"| {title} | " + " | ".join(f"{told[key][each]:.4g}" for each in who) + " |")
+        lines.append(
+            f"| {title} | "
+            + " | ".join(f"{told[key][each]:{'.2f' if 'dB' in title else '.4f'}}" for each in who)
+            + " |"
+        )
     near = told["psnr_to_teacher"]
     lines += [
         "",
@@ -90,8 +94,8 @@ def main(run: Path) -> None:
     sheet = Image.open(run / "comparison.png")
     sheet.save(DOCS / "images" / "comparison.png", optimize=True)
     readme = DOCS.parent / "README.md"
-    marked = re.compile(r"(<!-- figures -->\n).*(\n<!-- end of figures -->)", re.DOTALL)
-    readme.write_text(marked.sub(lambda m: m[1] + table(run) + m[2], readme.read_text()))
+    marked = re.compile(r"(<!-- figures -->\n).*(<!-- end of figures -->)", re.DOTALL)
+    readme.write_text(marked.sub(lambda m: f"{m[1]}{table(run)}\n{m[2]}", readme.read_text()))
 
 
 if __name__ == "__main__":

@@ -174,12 +174,16 @@ def _open(source: bytes | str | os.PathLike) -> Image.Image:
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     except (FileNotFoundError, PermissionError):
         raise
+    except Image.DecompressionBombError:
+        raise ValueError(
+            f"{name}: its header says more than {MAX_PIXELS:,} pixels, which is all that is decoded."
+        ) from None
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged headers
         raise ValueError(f"{name}: no picture ({type(error).__name__}); expected {', '.join(FORMATS)}.") from None
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width}x{image.height}"
         image.close()
-        raise ValueError(f"{name}: its header says {size} pixels; at most {MAX_PIXELS:,} are decoded.")
+        raise ValueError(f"{name}: its header says {size} pixels; more than the {MAX_PIXELS:,} that are decoded.")
     return image
 
 

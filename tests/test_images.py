@@ -146,7 +146,7 @@ def test_a_decompression_bomb_is_refused_from_its_header():
     header = bytearray(_file(Image.new("1", (8, 8))))
     header[16:24] = (50_000).to_bytes(4, "big") * 2
     header[29:33] = zlib.crc32(bytes(header[12:29])).to_bytes(4, "big")
-    with pytest.raises(ValueError, match=r"DecompressionBombError|pixels"):
+    with pytest.raises(ValueError, match=r"its header says .* pixels"):
         images.decode(bytes(header))
 
 

@@ -260,6 +260,29 @@ def test_every_recipe_trains_its_players_and_leaves_the_frozen_networks_alone(na
 # ---- optimisers ------------------------------------------------------------------------------------------------------
 
 
+def test_a_step_in_bfloat16_has_the_gradients_of_float32_but_for_its_eight_digits():
+    def gradient(dtype):
+        """The student's gradient with all terms of TAD-SR, from the same draws, as one vector."""
+        family = tiny_family(dtype)
+        made = RECIPES["tadsr"](family, adversarial=0.1, discriminator={"c_dim": 2, "embed_dim": 8, "dtype": dtype})
+        params = randomised(jax.eval_shape(family.init, jax.random.key(0)), deviation=0.1)
+        student, frozen = params["denoiser"], {"teacher": params["denoiser"], "autoencoder": {}}
+        batch = tiny_batch()
+        draws = RECIPES["tadsr"](tiny_family()).draw(jax.random.key(1), frozen, batch)
+        outputs, pullback = jax.vjp(lambda p: made.generate(p, frozen, batch, draws), student)
+        variables = randomised(jax.eval_shape(made.adds["discriminator"], jax.random.key(2), outputs, draws))
+        judge = variables.pop("params"), variables
+        grads = jax.grad(lambda o: made.student_loss(o, *judge, frozen, batch, draws)[0])(outputs)
+        leaves = jax.tree.leaves(pullback(grads)[0])
+        assert all(leaf.dtype == jnp.float32 for leaf in leaves)
+        return np.concatenate([np.ravel(leaf) for leaf in leaves])
+
+    exact, rounded = gradient("float32"), gradient("bfloat16")
+    cosine = exact @ rounded / np.linalg.norm(exact) / np.linalg.norm(rounded)
+    assert cosine > 0.99
+    assert not np.array_equal(exact, rounded)
+
+
 def rates(count=8, **options):
     rate = train.learning_rate(**options)
     return [float(rate(jnp.int32(n))) for n in range(count)]

@@ -57,11 +57,18 @@ def normal(seed: int, shape=SHAPE):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
-def tiny_family(**diffusion) -> Family:
+def tiny_family(dtype: str = "float32", **diffusion) -> Family:
     """Twice enlarged, one level of 32 channels, latents of 12."""
     return resshift.build(
         scale=2,
-        denoiser={"kind": "small", "latent_channels": 12, "widths": (32,), "blocks": 1, "embed_dim": 8},
+        denoiser={
+            "kind": "small",
+            "latent_channels": 12,
+            "widths": (32,),
+            "blocks": 1,
+            "embed_dim": 8,
+            "dtype": dtype,
+        },
         autoencoder={"kind": "space_to_depth", "factor": 2},
         diffusion={"num_steps": 3, "kappa": 0.2} | diffusion,
         condition_on_z_y=True,

@@ -36,11 +36,8 @@ def learning_rate(
     if schedule not in SCHEDULES:
         raise ValueError(f"config.optimizer.schedule is {schedule!r}; expected one of {', '.join(SCHEDULES)}.")
     if schedule == "cosine":
-        if total_steps <= warmup_steps:
-            raise ValueError(
-                f"config.optimizer.warmup_steps is {warmup_steps}; it must be below the {total_steps} steps."
-            )
-        after = optax.cosine_decay_schedule(lr, total_steps - warmup_steps, alpha=lr_min / lr)
+        # A trial of a few steps may end in its warm-up; then there is nothing to decay.
+        after = optax.cosine_decay_schedule(lr, max(total_steps - warmup_steps, 1), alpha=lr_min / lr)
     else:
         halvings = {milestone - warmup_steps: 0.5 for milestone in milestones if milestone > warmup_steps}
         after = optax.piecewise_constant_schedule(lr, halvings)

@@ -100,7 +100,6 @@ def test_tiny_configs_are_read_and_have_what_they_train(name):
         ({"optimizer__student__lr": float("nan")}, "config.optimizer.student.lr is nan"),
         ({"optimizer__discriminator__betas": (0.9, 1.0)}, "config.optimizer.discriminator.betas is (0.9, 1.0)"),
         ({"optimizer__student__schedule": "step"}, "config.optimizer.student.schedule is 'step'; expected one of"),
-        ({"optimizer__student__warmup_steps": 10}, "config.optimizer.student.warmup_steps is 10; it must be below"),
         ({"optimizer__discriminator": None}, "config.optimizer.discriminator is None; recipe 'tadsr' trains it"),
         ({"data__source": "folder"}, "config.data.path, your training pictures (config.data.source is 'folder')"),
         ({"data__source": "folder", "data__path": "/none"}, "config.data.path is '/none', which does not exist"),

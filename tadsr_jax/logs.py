@@ -58,6 +58,7 @@ class Writer:
         self._lines.flush()
         for name, value in values.items():
             self._add(step, summary=self._summary.scalar(name, float(value)))
+        self._events.flush()  # a viewer follows the run, and a killed one leaves what it told
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """`picture`: (h, w, 3) uint8."""
@@ -65,10 +66,6 @@ class Writer:
 
     def _add(self, step: int, **what) -> None:
         self._events.write_event(self._event(wall_time=time.time(), step=step, **what))
-
-    def flush(self) -> None:
-        self._lines.flush()
-        self._events.flush()
 
     def close(self) -> None:
         self._lines.close()

@@ -98,3 +98,12 @@ def test_warnings_become_single_lines_and_the_news_of_orbax_none(capsys):
     finally:
         root.handlers[:], root.level, sys.unraisablehook = before
     assert capsys.readouterr().err == "warning: Skipped a picture: a.png: damaged\n"
+
+
+def test_events_can_be_followed_while_the_run_goes_on(tmp_path):
+    writer = logs.Writer(tmp_path)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    before = events.stat().st_size
+    writer.scalars(1, {"mse": 0.5})
+    assert events.stat().st_size > before
+    writer.close()

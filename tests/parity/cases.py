@@ -64,18 +64,20 @@ class Case:
 
     def _of_part(self, key: str, part: str | None):
         """The entry `key` of the case, or of one network (`part`) where the case has several."""
-        value = self.spec.get(key)
-        if isinstance(value, str) and value.startswith("@"):
-            value = json.loads(_list_file(value[1:], self.root).read_text())
+        value = self._listed(self.spec.get(key))
         if part is None or not isinstance(value, dict):
             return value
         if part in value:
-            value = value[part]
-        elif key != "shapes" and any(isinstance(v, dict) for v in value.values()):
-            value = {}  # overrides by part, none for this one
+            listed = self._listed(value[part])
+            return listed.get(part, listed) if listed is not value[part] else listed
+        if key != "shapes" and any(isinstance(v, dict) for v in value.values()):
+            return {}  # overrides by part, none for this one
+        return value
+
+    def _listed(self, value):
+        """The content of the shared list that an entry names, or the entry itself."""
         if isinstance(value, str) and value.startswith("@"):
-            value = json.loads(_list_file(value[1:], self.root).read_text())
-            value = value.get(part, value)
+            return json.loads(_list_file(value[1:], self.root).read_text())
         return value
 
     def shapes(self, part: str | None = None) -> dict[str, list[int]]:

@@ -68,13 +68,15 @@ class Family:
     schedule: Any  # tables and formulas of the diffusion: diffusion.shift.ShiftSchedule
     scale: int  # output pixels per input pixel, along one side
     multiple: int  # sides of lq must be multiples of this
+    latent: Callable  # (h, w) of lq -> (h', w', channels) of its latent
+    extras: tuple[str, ...]  # what `extra` must hold beside lq, as pictures of its size: ("mask",) for inpainting
     encode: Callable  # (frozen, image) -> z
     decode: Callable  # (frozen, z) -> image
     condition: Callable  # (frozen, lq, extra) -> pytree for the denoiser, "z_y" among it
     predict_z0: Callable  # (denoiser params, z_t, t, condition, chain=schedule) -> z0; chain: a respaced schedule
     features: Callable  # same arguments -> [feature maps of the denoiser's encoder], for discriminators
     init: Callable  # key -> {"denoiser": params, "autoencoder": params}, jitted inside eval_shape or jit
-    sample: Callable  # (params, lq, noise, *, steps) -> image: what a user runs
+    sample: Callable  # (params, lq, noise, *, steps, extra, stochastic) -> image: what a user runs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

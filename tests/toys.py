@@ -1,7 +1,8 @@
 """Models for the tests of recipes and training: one to work out by hand, one to compile in seconds.
 
-toy_family    latents are pictures, the network a line:  z0 = gain * scale_input(z_t) + drift * t
-tiny_family   the embedded default's networks, as small as they get
+toy_family        latents are pictures, the network a line:  z0 = gain * scale_input(z_t) + drift * t
+tiny_family       the embedded default's networks, as small as they get
+repeating_bundle  an upscaler's model: pixels become blocks, noise is added
 """
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 
 from tadsr_jax.diffusion.shift import shift_schedule
 from tadsr_jax.families import resshift
-from tadsr_jax.types import Batch, Family
+from tadsr_jax.types import Batch, Bundle, Family
 
 CHANNELS = 32  # what the discriminator's group norms need
 SHAPE = (2, 2, 2, CHANNELS)
@@ -37,6 +38,8 @@ def toy_family(calls: list | None = None, **diffusion) -> Family:
         schedule=schedule,
         scale=1,
         multiple=1,
+        latent=lambda h, w: (h, w, CHANNELS),
+        extras=(),
         encode=lambda frozen, image: image,
         decode=lambda frozen, z: z,
         condition=lambda frozen, lq, extra: {"lq": lq, "z_y": lq, "mask": extra.get("mask")},
@@ -87,3 +90,43 @@ def randomised(tree, deviation: float = 0.3, seed: int = 0):
     leaves, structure = jax.tree.flatten(tree)
     rng = np.random.default_rng(seed)
     return structure.unflatten([jnp.asarray(deviation * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves])
+
+
+def repeating_bundle(
+    *, scale: int = 4, multiple: int = 4, factor: int = 4, extras: tuple[str, ...] = (), **info
+) -> Bundle:
+    """A model to work out by hand: every pixel becomes a block, brighter by a hundredth of its latent position's noise.
+
+    `family.networks["traces"]` gets the shape of lq whenever the model is traced.
+    """
+    traces = []
+
+    def latent(height, width):
+        return height * scale // factor, width * scale // factor, 2
+
+    def sample(params, lq, noise, *, steps, extra=None, stochastic=False):
+        traces.append(lq.shape)
+        noise = noise.sum(axis=1) if stochastic else noise
+        size = (lq.shape[1] * scale) // noise.shape[1]
+        shift = params["student"]["gain"] * jnp.repeat(jnp.repeat(noise[..., :1], size, 1), size, 2)
+        enlarged = jnp.repeat(jnp.repeat(lq, scale, 1), scale, 2)
+        if extras:
+            enlarged = jnp.where(jnp.repeat(jnp.repeat(extra["mask"], scale, 1), scale, 2) > 0, 0.5, -0.25)
+        return jnp.clip(enlarged + shift, -1, 1)
+
+    family = Family(
+        networks={"traces": traces},
+        schedule=shift_schedule(num_steps=4, kappa=0.5),
+        scale=scale,
+        multiple=multiple,
+        latent=latent,
+        extras=extras,
+        encode=None,
+        decode=None,
+        condition=None,
+        predict_z0=None,
+        features=None,
+        init=None,
+        sample=sample,
+    )
+    return Bundle(family=family, params={"student": {"gain": jnp.float32(0.01)}}, info={"steps": 1} | info)

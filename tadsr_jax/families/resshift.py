@@ -108,15 +108,27 @@ def assemble(
         modules = {"denoiser": denoiser, "autoencoder": autoencoder}
         return {name: init_variables(module, keys[name]).get("params", {}) for name, module in modules.items()}
 
-    def sample(params, lq, noise, *, steps: int, extra: dict | None = None):
-        """The picture of `lq` by `steps` deterministic steps from latent `noise`; one step is SinSR's and TAD-SR's."""
+    def latent(height, width):
+        return height * scale // factor, width * scale // factor, autoencoder.embed_dim
+
+    def sample(params, lq, noise, *, steps: int, extra: dict | None = None, stochastic: bool = False):
+        """The picture of `lq` by `steps` steps from latent `noise` (b, h, w, c).
+
+        One step is SinSR's and TAD-SR's. More are deterministic, or draws from the posterior (ResShift's own sampler):
+        then noise is (b, steps + 1, h, w, c), that of the start and that of each step.
+        """
         known = condition(params, lq, extra or {})
+        noise, step_noise = (noise[:, 0], noise[:, 1:]) if stochastic else (noise, None)
         if steps == 1:  # at the last step, which a respaced chain would not keep
             z0 = predict_z0(params["student"], schedule.start(known["z_y"], noise), schedule.num_steps - 1, known)
         else:
             chain = schedule.respaced(steps)
             predict = partial(predict_z0, params["student"], condition=known, chain=chain)
-            z0, _ = sampling.deterministic(chain, predict, chain.start(known["z_y"], noise), known["z_y"])
+            z_T = chain.start(known["z_y"], noise)
+            if stochastic:
+                z0, _ = sampling.stochastic(chain, predict, z_T, lambda i: step_noise[:, i])
+            else:
+                z0, _ = sampling.deterministic(chain, predict, z_T, known["z_y"])
         return jnp.clip(decode(params, z0), -1, 1)
 
     return Family(
@@ -124,6 +136,8 @@ def assemble(
         schedule=schedule,
         scale=scale,
         multiple=multiple,
+        latent=latent,
+        extras=("mask",) if getattr(denoiser, "cond_mask", False) else (),
         encode=encode,
         decode=decode,
         condition=condition,

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -34,13 +36,57 @@ def test_every_pixel_is_covered():
         assert covered == set(range(length))
 
 
-def test_tiles_are_visited_row_by_row():
-    assert tiles.places(6, 5, size=4, stride=2) == [(0, 0), (0, 1), (2, 0), (2, 1)]
+@pytest.mark.parametrize(("length", "overlap", "align"), [(300, 16, 4), (129, 16, 1), (200, 32, 8), (128, 16, 4)])
+def test_spread_tiles_cover_the_axis_evenly_and_overlap_enough(length, overlap, align):
+    length += -length % align
+    first = tiles.spread(length, size=128, overlap=overlap, align=align)
+    assert first[0] == 0 and first[-1] == max(length - 128, 0)
+    assert all(start % align == 0 for start in first)
+    overlaps = [start + 128 - following for start, following in itertools.pairwise(first)]
+    assert all(overlap - align < shared for shared in overlaps)
+    assert not overlaps or max(overlaps) - min(overlaps) <= align
+    fewer = len(first) - 1
+    assert length > fewer * 128 - (fewer - 1) * overlap, "one tile fewer would do"
 
 
-def test_coverage_counts_the_tiles_over_a_pixel():
-    np.testing.assert_array_equal(tiles.coverage(3, 4, size=3, stride=1, scale=1), [[1, 2, 2, 1]] * 3)
-    np.testing.assert_array_equal(tiles.coverage(3, 4, size=3, stride=1, scale=2), [[1, 1, 2, 2, 2, 2, 1, 1]] * 6)
+SHARES = {
+    "average": lambda length, first, size: tiles.average_shares(length, first, size),
+    "smooth": lambda length, first, size: tiles.smooth_shares(length, first, size, overlap=4),
+}
+
+
+@pytest.mark.parametrize("kind", SHARES)
+@pytest.mark.parametrize("first", [[0, 8, 16], [0, 5, 16], [0, 8, 9, 16]])
+def test_shares_sum_to_one_at_every_pixel(kind, first):
+    total = np.zeros(28)
+    for start, share in zip(first, SHARES[kind](28, first, 12), strict=True):
+        total[start : start + len(share)] += share
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+def test_smooth_shares_are_one_at_the_edge_of_the_picture_and_nothing_at_the_edge_of_a_tile():
+    left, right = tiles.smooth_shares(20, [0, 8], 12, overlap=4)
+    np.testing.assert_allclose(left[:8], 1)
+    np.testing.assert_allclose(right[4:], 1)
+    assert left[-1] < 1e-4 and right[0] < 1e-4
+    assert np.all(np.diff(left) <= 0) and np.all(np.diff(right) >= 0)
+    np.testing.assert_allclose(left[8:], right[3::-1])  # symmetric about the middle of the overlap
+
+
+def test_bands_leave_as_soon_as_no_tile_can_reach_them():
+    rows, columns = [0, 3], [0, 2]
+    seen = []
+    bands = tiles.Bands(
+        5,
+        rows=rows,
+        columns=columns,
+        row_shares=tiles.average_shares(7, rows, 4),
+        column_shares=tiles.average_shares(5, columns, 3),
+        emit=lambda first, band: seen.append((first, len(band), number)),
+    )
+    for number in range(4):  # noqa: B007  emit looks at it
+        bands.add(np.ones((4, 3, 1), np.float32))
+    assert seen == [(0, 3, 1), (3, 4, 3)]  # after the second tile, and after the fourth
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 100])

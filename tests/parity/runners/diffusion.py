@@ -7,39 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tadsr_jax.convert import names
+from tadsr_jax.convert import names, settings
 from tadsr_jax.diffusion import sample
 from tadsr_jax.diffusion.shift import deterministic_coefficients, shift_schedule
 from tadsr_jax.families import resshift
-from tadsr_jax.networks import unet_swin, vq
-from tadsr_jax.networks.space_to_depth import SpaceToDepth
 from tadsr_jax.upscale import tiles
 from tests.parity.runners.layout import nchw, nhwc
 
 
-def public_schedule(diffusion: dict, *, cap_start: bool):
-    """The schedule of `create_gaussian_diffusion`'s arguments, respaced if they say so."""
-    assert diffusion["schedule_name"] == "exponential", diffusion["schedule_name"]
-    assert diffusion.get("scale_factor", 1.0) in (None, 1.0), diffusion["scale_factor"]
-    scaling = "none"
-    if diffusion.get("normalize_input"):
-        scaling = "latent" if diffusion.get("latent_flag", True) else "pixel"
-    schedule = shift_schedule(
-        num_steps=diffusion["steps"],
-        kappa=diffusion["kappa"],
-        min_noise_level=diffusion["min_noise_level"],
-        etas_end=diffusion["etas_end"],
-        power=diffusion["schedule_kwargs"]["power"],
-        cap_start=cap_start,
-        predict=diffusion.get("predict_type", "xstart"),
-        input_scaling=scaling,
-    )
-    respacing = diffusion.get("timestep_respacing")
-    return schedule.respaced(int(respacing)) if respacing else schedule
-
-
 def schedule_tables(case) -> dict:
-    s = public_schedule(case.config["diffusion"], cap_start=case.config["eta_start_cap"])
+    diffusion = case.config["diffusion"]
+    chain = shift_schedule(**settings.schedule_settings(diffusion, cap_start=case.config["eta_start_cap"]))
+    s = chain.respaced(settings.respacing(diffusion) or chain.num_steps)
     k, m, j = deterministic_coefficients(s.sqrt_eta)
     return {
         "sqrt_etas": s.sqrt_eta,
@@ -63,12 +42,13 @@ def schedule_tables(case) -> dict:
 
 @lru_cache(maxsize=4)
 def public_family(config: str):
-    """The family of a case's config (JSON): identity latents where it has no autoencoder."""
+    """The family of a case's config (JSON), its chain respaced if that says so; without an autoencoder, on pictures."""
     config = json.loads(config)
-    diffusion = config["diffusion"]
-    schedule = public_schedule(diffusion, cap_start=config.get("eta_start_cap", True))
-    autoencoder = vq.from_public(**config["autoencoder"]) if "autoencoder" in config else SpaceToDepth(factor=1)
-    return resshift.assemble(unet_swin.from_public(**config["unet"]), autoencoder, schedule, scale=diffusion["sf"])
+    family = resshift.build(**settings.family_settings(config))
+    if (kept := settings.respacing(config["diffusion"])) is None:
+        return family
+    modules, chain = (family.networks["denoiser"], family.networks["autoencoder"]), family.schedule.respaced(kept)
+    return resshift.assemble(*modules, chain, scale=family.scale)
 
 
 def family_of(case):
@@ -160,7 +140,8 @@ def tiling(case) -> dict:
     config = case.config
     size, stride, scale = config["pch_size"], config["stride"], config["sf"]
     x = np.asarray(nhwc(case.inputs["x"]))
-    places = tiles.places(x.shape[1], x.shape[2], size=size, stride=stride)
+    rows, columns = (tiles.starts(length, size=size, stride=stride) for length in x.shape[1:3])
+    places = [(row, column) for row in rows for column in columns]
     at_once, n = config.get("extra_bs", 1), x.shape[0]
     calls, numbers = [], iter(range(10**6))
 
@@ -174,8 +155,10 @@ def tiling(case) -> dict:
         return patches(stacked)
 
     result = tiles.average(recorded, x, size=size, stride=stride, scale=scale, at_once=at_once)
-    count = tiles.coverage(x.shape[1], x.shape[2], size=size, stride=stride, scale=scale)
     positions = [[h * scale, (h + size) * scale, w * scale, (w + size) * scale] for h, w in places]
+    count = np.zeros((x.shape[1] * scale, x.shape[2] * scale), np.float32)
+    for top, bottom, left, right in positions:
+        count[top:bottom, left:right] += 1
     return {"positions": np.array(positions), "calls": np.array(calls), "count": count, "result": nchw(result)}
 
 

@@ -1,0 +1,266 @@
+"""The Python door: a bundle in memory, and pictures through it.
+
+    up = Upscaler.load("runs/small/bundle")
+    large = up(picture)                          NumPy or PIL, one or a list of any sizes
+
+Pictures become tiles of few shapes, tiles become batches over all local devices, and their results are blended into
+bands of rows that leave the device's side at once. Per picture, memory on the host is the result itself (3 bytes a
+pixel, 6 with 16 bits, colour fix or another scale) and one row of tiles; on a device it is one batch of tiles.
+"""
+
+import collections
+import dataclasses
+import itertools
+import math
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from tadsr_jax import bundles, cache
+from tadsr_jax.sharding import make_mesh, place, place_batch
+from tadsr_jax.types import Bundle
+from tadsr_jax.upscale import modes
+from tadsr_jax.upscale.enlargement import Enlargement, Options, binary_mask, output_size
+from tadsr_jax.upscale.grid import auto_tile, smaller_tile
+
+
+class _OutOfMemory(RuntimeError):
+    """A batch does not fit on the device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a picture will take. Memory is that of a device while it computes, weights included."""
+
+    tiles: int
+    tile: tuple[int, int]  # (height, width) in LQ pixels
+    output: tuple[int, int]  # (height, width)
+    memory_bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        height, width = self.output
+        return (
+            f"{self.tiles} tile(s) of {self.tile[1]}x{self.tile[0]} -> {width}x{height} pixels, "
+            f"{self.memory_bytes / 2**30:.2f} GiB on the device, about {self.seconds:.1f} s"
+        )
+
+
+class Upscaler:
+    """A model that enlarges pictures. Safe to share between threads: calls take turns on the devices.
+
+    info    the bundle's description (bundle.json)
+    scale   output pixels per input pixel, along a side, of the model itself
+    """
+
+    def __init__(self, bundle: Bundle, *, devices: list | None = None):
+        self.info, self.scale = bundle.info, bundle.family.scale
+        self._family = bundle.family
+        self._mesh = make_mesh(devices=devices or jax.local_devices())
+        self._platform = self._mesh.devices.flat[0].platform
+        self._params = place(bundle.params, self._mesh)
+        self._sample = jax.jit(bundle.family.sample, static_argnames=("steps", "stochastic"))
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, folder: str | Path, *, dtype: str | None = None, devices: list | None = None) -> "Upscaler":
+        """The model in a bundle's folder, on all local devices (or on `devices`).
+
+        dtype   "float32" or "bfloat16", for the arithmetic; as the bundle says where it is None
+        Raises ValueError, one line, for whatever is wrong with the folder. Compiled programs are kept on disk between
+        processes: see `tadsr_jax.cache`.
+        """
+        cache.enable()
+        return cls(bundles.load(Path(folder), dtype=dtype), devices=devices)
+
+    @property
+    def at_once(self) -> int:
+        """How many pictures of one tile each are best given together: as many as there are devices."""
+        return self._batch(None)
+
+    def __call__(
+        self,
+        image,
+        *,
+        scale: float | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        seed: int = 0,
+        tile: int | str | None = "auto",
+        batch: int | None = None,
+        noise: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
+        color_fix: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ):
+        """The enlarged picture, in the kind of the one that is given; a list of pictures gives a list.
+
+        image      PIL image, or array (h, w) grey, (h, w, 2) grey + alpha, (h, w, 3) RGB, (h, w, 4) RGBA of uint8,
+                   uint16, or floats in [0, 1]
+        scale      of the result; where it is not the model's, the model's result is resampled to it
+        steps      1 .. those the model was trained with; the bundle's default where None
+        sampler    "deterministic" or "stochastic" (posterior draws, matters for 2 steps or more); None: the bundle's
+        seed       of the latent noise, which depends on it and on the place in the picture alone; 0 .. 2^64 - 1
+        tile       side in input pixels, a multiple of what the model needs; "auto"; None or "none" for no tiling
+        batch      tiles at once on a device; 1 on a CPU and 4 elsewhere where None
+        noise      latent noise instead of the seed's: (h, w, c) or (c, h, w), after the padding that no tiling implies;
+                   (steps + 1, ...) for the stochastic sampler, that of the start first
+        mask       (h, w), for a model that fills in: from half of its range up, a pixel is unknown. A list with a list.
+        color_fix  "none", "wavelet" or "adain": take the colours of the input; None: the bundle's default
+        progress   called with (tiles done, tiles in all)
+        Raises ValueError for wrong arguments, before anything is compiled; BadResult.
+        """
+        several = isinstance(image, list | tuple)
+        pictures, masks = (image, mask) if several else ([image], [mask])
+        if several and mask is None:
+            masks = [None] * len(pictures)
+        if not isinstance(masks, list | tuple) or len(masks) != len(pictures):
+            raise ValueError(f"there are {len(pictures)} pictures; expected a list with a mask for each.")
+        options = self._options(scale, steps, sampler, seed, tile, color_fix)
+        parts = [self._begin(picture, options, noise, own_mask) for picture, own_mask in zip(pictures, masks)]
+        with self._lock:
+            self._enlarge(parts, options, self._batch(batch), progress)
+        made = [modes.put_together(part.source, part.canvas.finish()) for part in parts]
+        return made if several else made[0]
+
+    def warmup(self, sizes: Iterable[tuple[int, int]] = ((64, 64),), **options) -> None:
+        """Compile for pictures of these (height, width), with the options that the calls will have."""
+        for height, width in sizes:
+            ramp = np.linspace(0, 255, height * width * 3).reshape(height, width, 3).astype(np.uint8)
+            self(ramp, mask=ramp[..., 0] if "mask" in self._family.extras else None, **options)
+
+    def plan(
+        self,
+        height: int,
+        width: int,
+        *,
+        scale: float | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        tile: int | str | None = "auto",
+        batch: int | None = None,
+    ) -> Plan:
+        """What a picture of this size takes. Compiles its tile's shape and computes one batch, to time it."""
+        options = self._options(scale, steps, sampler, 0, tile, None)
+        blank = np.zeros((height, width, 3), np.uint8)
+        part = self._begin(blank, options, None, blank[..., 0] if "mask" in self._family.extras else None)
+        batch = self._mesh.size if len(part.grid) <= self._mesh.size else self._batch(batch)
+        inputs = place_batch(_stack([part.inputs(*next(part.grid.places()), options)] * batch), self._mesh)
+        with self._lock:
+            static = {"steps": options.steps, "stochastic": options.stochastic}
+            compiled = self._sample.lower(self._params, *inputs[:2], extra=inputs[2], **static).compile()
+            memory = compiled.memory_analysis()
+            started = time.monotonic()
+            jax.block_until_ready(compiled(self._params, *inputs[:2], extra=inputs[2]))
+            seconds = time.monotonic() - started
+        needed = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+        output = output_size(height, width, options.scale)
+        return Plan(len(part.grid), part.grid.tile, output, needed, seconds * math.ceil(len(part.grid) / batch))
+
+    # --- what a call asks for -----------------------------------------------------------------------------------------
+
+    def _options(self, scale, steps, sampler, seed, tile, color_fix) -> Options:
+        longest = self._family.schedule.num_steps
+        steps = self.info.get("steps", 1) if steps is None else steps
+        _check_choice("steps", steps, range(1, longest + 1), f"a whole number from 1 to {longest}")
+        sampler = self.info.get("sampler", "deterministic") if sampler is None else sampler
+        _check_choice("sampler", sampler, bundles.SAMPLERS, " or ".join(bundles.SAMPLERS))
+        color_fix = self.info.get("color_fix", "none") if color_fix is None else color_fix
+        _check_choice("color_fix", color_fix, bundles.COLOR_FIXES, ", ".join(bundles.COLOR_FIXES))
+        _check_choice("seed", seed, range(2**64), "a whole number from 0 to 2^64 - 1")
+        scale = self.scale if scale is None else scale
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= 64:
+            raise ValueError(f"scale is {scale!r}; expected a number above 0, and no more than 64.")
+        if tile == "auto":
+            tile = auto_tile(self._family, self._platform)
+        elif tile == "none":
+            tile = None
+        elif tile is not None and (type(tile) is not int or tile < 1):
+            raise ValueError(f"tile is {tile!r}; expected auto, none, or a side in pixels.")
+        # One step is a prediction without draws: both samplers mean the same.
+        return Options(scale, steps, sampler == "stochastic" and steps > 1, seed, tile, color_fix)
+
+    def _batch(self, batch: int | None) -> int:
+        """Tiles at once, over all devices."""
+        batch = (1 if self._platform == "cpu" else 4) if batch is None else batch
+        _check_choice("batch", batch, range(1, 1025), "a whole number from 1 to 1024")
+        return batch * self._mesh.size
+
+    def _begin(self, picture, options: Options, given_noise, mask) -> Enlargement:
+        source = modes.take_apart(picture)
+        height, width, _ = source.rgb.shape
+        if ("mask" in self._family.extras) != (mask is not None):
+            needs = "fills in what a mask marks: give mask=" if mask is None else "takes no mask"
+            raise ValueError(f"this model {needs}.")
+        if min(output_size(height, width, options.scale)) < 1:
+            raise ValueError(f"a picture of {width}x{height} has no pixel left at scale {options.scale}.")
+        if mask is not None:
+            mask = binary_mask(mask, height, width)
+        return Enlargement(source, mask, self._family, options, given_noise, options.tile)
+
+    # --- the work -----------------------------------------------------------------------------------------------------
+
+    def _enlarge(self, parts: list[Enlargement], options: Options, batch: int, progress) -> None:
+        """Fill the canvas of each. Where a device is out of memory: smaller batches, then smaller tiles."""
+        done, total = itertools.count(1), sum(len(part.grid) for part in parts)
+        report = (lambda: progress(next(done), total)) if progress else lambda: None
+        by_shape = collections.defaultdict(list)
+        for part in parts:
+            by_shape[part.grid.tile].append(part)
+        for group in by_shape.values():
+            try:
+                alone = sum(len(part.grid) for part in group) <= self._mesh.size  # no batch to be filled in vain
+                self._run(group, options, self._mesh.size if alone else batch, report)
+            except _OutOfMemory as error:
+                if batch > self._mesh.size:
+                    batch, advice = self._mesh.size, "one tile at a time"
+                else:
+                    side = smaller_tile(options.tile or max(group[0].grid.tile), self._family)
+                    if side is None:
+                        raise ValueError(f"out of memory on {self._platform}, and tiles can be no smaller.") from error
+                    options, advice = dataclasses.replace(options, tile=side), f"tiles of {side}"
+                warnings.warn(f"out of memory on {self._platform}: going on with {advice}.", stacklevel=3)
+                for part in group:
+                    part.restart(options.tile)
+                self._enlarge(group, options, batch, progress)
+
+    def _run(self, parts: list[Enlargement], options: Options, batch: int, report: Callable[[], None]) -> None:
+        """All tiles of enlargements of one shape, in batches of one size; results go back in order."""
+        work = ((part, place_) for part in parts for place_ in part.grid.places())
+        depth = 0 if self._platform == "cpu" else 1  # an accelerator computes while the host blends and prepares
+        running = collections.deque()
+        try:
+            while group := list(itertools.islice(work, batch)):
+                inputs = [part.inputs(*place_, options) for part, place_ in group]
+                inputs += inputs[-1:] * (batch - len(inputs))  # the last batch keeps the shape of the others
+                lq, start, extra = place_batch(_stack(inputs), self._mesh)
+                static = {"steps": options.steps, "stochastic": options.stochastic}
+                running.append((group, self._sample(self._params, lq, start, extra=extra, **static)))
+                if len(running) > depth:
+                    self._deliver(*running.popleft(), report)
+            while running:
+                self._deliver(*running.popleft(), report)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise _OutOfMemory(str(error).splitlines()[0]) from None
+            raise
+
+    def _deliver(self, group, result, report) -> None:
+        for (part, place_), tile in zip(group, np.asarray(result)):
+            part.take(place_, tile)
+            report()
+
+
+def _stack(inputs: list[tuple]) -> tuple:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *inputs)
+
+
+def _check_choice(name: str, value, accepted, words: str) -> None:
+    whole = isinstance(accepted, range)
+    if (whole and (isinstance(value, bool) or not isinstance(value, int | np.integer))) or value not in accepted:
+        raise ValueError(f"{name} is {value!r}; expected {words}.")

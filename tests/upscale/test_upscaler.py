@@ -1,0 +1,353 @@
+"""The Python door, on a model that can be worked out by hand (`toys.repeating_bundle`): what is around the network."""
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+import tracemalloc
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from tadsr_jax.upscale import noise
+from tadsr_jax.upscale.enlargement import BadResult
+from tadsr_jax.upscale.upscaler import Upscaler
+from tests.toys import repeating_bundle
+
+RNG = np.random.default_rng(0)
+PHOTO = RNG.integers(20, 236, (23, 37, 3), dtype=np.uint8)
+
+
+def upscaler(**settings):
+    return Upscaler(repeating_bundle(**settings))
+
+
+def blocks(pixels, scale=4):
+    return pixels.repeat(scale, 0).repeat(scale, 1)
+
+
+def expected(pixels, *, seed=0, scale=4, gain=0.01):
+    """What the model makes of levels of 8 bits: blocks, and the noise of the latent that lies there."""
+    h, w, _ = pixels.shape
+    brighter = gain * noise.region(seed, top=0, left=0, height=h, width=w, channels=2)[..., :1]
+    signed = blocks(pixels / 127.5 - 1 + brighter, scale)
+    return np.rint((np.clip(signed, -1, 1) + 1) * 127.5)
+
+
+# ---- pictures in, pictures out ---------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_enlarged_with_the_noise_of_its_seed():
+    got = upscaler()(PHOTO, seed=5)
+    assert got.dtype == np.uint8 and got.shape == (92, 148, 3)
+    np.testing.assert_allclose(got, expected(PHOTO, seed=5), atol=1)  # rounding of halves
+    assert np.abs(got - expected(PHOTO, seed=6)).max() > 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (500, 3)])
+def test_any_size_will_do(size):
+    picture = RNG.integers(20, 236, (*size, 3), dtype=np.uint8)
+    np.testing.assert_allclose(upscaler()(picture), expected(picture), atol=1)
+
+
+@pytest.mark.parametrize("channels", [None, 1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_the_result_is_of_the_kind_of_the_input(channels, dtype):
+    shape = (9, 12) if channels is None else (9, 12, channels)
+    picture = RNG.uniform(0.1, 0.9, shape)
+    picture = picture.astype(np.float32) if dtype == np.float32 else (picture * np.iinfo(dtype).max).astype(dtype)
+    got = upscaler()(picture)
+    assert got.dtype == dtype
+    assert got.shape == ((36, 48) if channels in (None, 1) else (36, 48, channels))
+
+
+def test_16_bits_are_not_cut_to_8():
+    ramp = np.linspace(10000, 10200, 16 * 16 * 3).reshape(16, 16, 3).astype(np.uint16)
+    bundle = repeating_bundle()
+    bundle.params["student"]["gain"] = np.float32(0)
+    np.testing.assert_allclose(Upscaler(bundle)(ramp), blocks(ramp), atol=1)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_a_pil_image_gives_a_pil_image_of_its_mode(mode):
+    got = upscaler()(Image.fromarray(PHOTO).convert(mode))
+    assert isinstance(got, Image.Image) and got.mode == mode and got.size == (148, 92)
+
+
+def test_a_list_gives_a_list_and_every_picture_is_what_it_is_alone():
+    pictures = [PHOTO, PHOTO[:5, :7], Image.fromarray(PHOTO[:, :9]), PHOTO[..., 0]]
+    up = upscaler()
+    for together, picture in zip(up(pictures), pictures):
+        np.testing.assert_array_equal(np.asarray(together), np.asarray(up(picture)))
+    assert up([]) == []
+
+
+def test_alpha_is_enlarged_and_what_it_hides_leaves_no_halo():
+    picture = np.zeros((16, 16, 4), np.uint8)
+    picture[4:12, 4:12] = (200, 60, 40, 255)  # opaque red on transparent black
+    got = upscaler()(picture).astype(int)
+    assert got[..., 3].max() == 255 and got[0, 0, 3] == 0 and got[32, 32, 3] == 255
+    seen = got[got[..., 3] > 0]
+    np.testing.assert_allclose(seen[:, :3], np.broadcast_to((200, 60, 40), (len(seen), 3)), atol=6)  # no black
+
+
+# ---- options ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scale", "size"), [(2, (46, 74)), (3, (69, 111)), (1, (23, 37)), (6, (138, 222)), (2.5, (58, 92))]
+)
+def test_another_scale_is_a_last_resampling(scale, size):
+    got = upscaler()(PHOTO, scale=scale)
+    assert got.shape[:2] == size and got.dtype == np.uint8
+    assert abs(float(got.mean()) - PHOTO.mean()) < 1
+
+
+def test_given_noise_takes_the_place_of_the_seeds():
+    up = upscaler()
+    h, w = 24, 40  # padded to multiples of 4
+    given = noise.region(9, top=0, left=0, height=h, width=w, channels=2)
+    want = up(PHOTO, seed=9, tile=None)
+    np.testing.assert_array_equal(up(PHOTO, noise=given, tile=None), want)
+    np.testing.assert_array_equal(up(PHOTO, noise=given.transpose(2, 0, 1)[None], tile="none"), want)  # as PyTorch
+    with pytest.raises(ValueError, match=r"noise has shape \(23, 37, 2\); expected \(24, 40, 2\) or \(2, 24, 40\)"):
+        up(PHOTO, noise=given[:23, :37], tile=None)
+
+
+def test_a_stochastic_sampler_gets_noise_for_the_start_and_for_every_step():
+    up = upscaler()
+    where = {"top": 0, "left": 0, "height": 24, "width": 40, "channels": 2}
+    given = np.stack([noise.region(9, draw=draw, **where) for draw in range(4)])
+    got = up(PHOTO, steps=3, sampler="stochastic", seed=9, tile=None)
+    np.testing.assert_array_equal(up(PHOTO, steps=3, sampler="stochastic", noise=given, tile=None), got)
+    one_step = up(PHOTO, steps=1, sampler="stochastic", seed=9, tile=None)
+    np.testing.assert_array_equal(one_step, up(PHOTO, steps=1, sampler="deterministic", seed=9, tile=None))
+
+
+def test_steps_sampler_and_colour_fix_default_to_what_the_bundle_says():
+    seen = []
+    bundle = repeating_bundle(steps=3, sampler="stochastic")
+    up = Upscaler(bundle)
+    compiled = up._sample
+    up._sample = lambda *args, **kwargs: seen.append(kwargs) or compiled(*args, **kwargs)
+    up(PHOTO)
+    assert (seen[0]["steps"], seen[0]["stochastic"]) == (3, True)
+
+
+@pytest.mark.parametrize("fix", ["adain", "wavelet"])
+def test_a_colour_fix_takes_the_colours_of_the_input_however_the_picture_is_cut(fix):
+    picture = np.clip(PHOTO.astype(int) // 2 + np.array([90, 40, 0]), 0, 255).astype(np.uint8)
+    up = Upscaler(repeating_bundle(color_fix=fix))
+    sample = up._family.sample
+    tinted = lambda params, lq, noise, **rest: sample(params, lq, noise, **rest) * 0.5 + np.float32([0.4, 0, -0.4])
+    up._sample = jax.jit(tinted, static_argnames=("steps", "stochastic"))
+    whole = up(picture, tile=None)
+    np.testing.assert_allclose(whole.mean((0, 1)), picture.mean((0, 1)), atol=2)
+    assert np.abs(up(picture, color_fix="none").mean((0, 1)) - picture.mean((0, 1))).max() > 20
+    assert np.abs(up(picture, tile=8).astype(int) - whole).max() <= 1
+
+
+def test_known_pixels_are_pasted_back_where_a_model_fills_in():
+    up = upscaler(scale=1, multiple=8, factor=4, extras=("mask",))
+    mask = np.zeros((23, 37), np.uint8)
+    mask[5:10, 6:20] = 255
+    got = up(PHOTO, mask=mask)
+    np.testing.assert_array_equal(got[mask == 0], PHOTO[mask == 0])
+    np.testing.assert_allclose(got[mask > 0], 0.75 * 255, atol=6)  # where the model was told to fill in
+    with pytest.raises(ValueError, match="give mask="):
+        up(PHOTO)
+    with pytest.raises(ValueError, match="takes no mask"):
+        upscaler()(PHOTO, mask=mask)
+    with pytest.raises(ValueError, match=r"the mask has shape \(22, 37\); expected \(23, 37\)"):
+        up(PHOTO, mask=mask[1:])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"steps": 0}, "steps is 0; expected a whole number from 1 to 4."),
+        ({"steps": 5}, "steps is 5; expected a whole number from 1 to 4."),
+        ({"seed": -1}, "seed is -1; expected a whole number from 0 to"),
+        ({"tile": 6}, "tile is 6; expected a multiple of 4 for this model, such as 8."),
+        ({"tile": "big"}, "tile is 'big'; expected auto, none, or a side in pixels."),
+        ({"scale": 0}, "scale is 0; expected a number above 0"),
+        ({"scale": 0.001}, "a picture of 37x23 has no pixel left at scale 0.001."),
+        ({"batch": 0}, "batch is 0; expected a whole number from 1"),
+        ({"sampler": "euler"}, "sampler is 'euler'; expected deterministic or stochastic."),
+        ({"color_fix": "lab"}, "color_fix is 'lab'; expected none, wavelet, adain."),
+    ],
+)
+def test_wrong_options_are_told_before_anything_is_compiled(option, message):
+    up = upscaler()
+    with pytest.raises(ValueError) as error:
+        up(PHOTO, **option)
+    assert str(error.value).startswith(message)
+    assert up._family.networks["traces"] == []
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (np.zeros((4, 4, 5), np.uint8), "the picture has shape (4, 4, 5); expected (h, w) grey"),
+        (np.zeros((0, 4, 3), np.uint8), "the picture has shape (0, 4, 3)"),
+        (np.zeros((4, 4, 3), np.int64), "the picture is of int64; expected uint8, uint16"),
+        (np.full((4, 4, 3), 255.0), "the picture is of floats, and some are not in [0, 1]"),
+        (np.full((4, 4, 3), np.nan), "the picture is of floats, and some are not in [0, 1]"),
+    ],
+)
+def test_what_is_no_picture_is_refused(picture, message):
+    with pytest.raises(ValueError) as error:
+        upscaler()(picture)
+    assert str(error.value).startswith(message)
+
+
+# ---- tiles, batches, devices -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{"tile": 8}, {"tile": 16, "batch": 3}, {"tile": 8, "batch": 7}, {"batch": 4}])
+def test_tiles_and_batches_make_no_difference_to_a_model_that_sees_one_pixel(options):
+    large = RNG.integers(20, 236, (61, 83, 3), dtype=np.uint8)
+    got, whole = upscaler()(large, **options), upscaler()(large, tile=None)
+    assert np.abs(got.astype(int) - whole).max() <= 1  # the last bit of a sum of shares
+
+
+def test_noise_belongs_to_latent_places_where_latents_are_coarser_than_pixels():
+    up = upscaler(scale=1, multiple=8, factor=4)  # a latent for 4 x 4 pixels
+    large = RNG.integers(20, 236, (61, 83, 3), dtype=np.uint8)
+    assert np.abs(up(large, tile=16).astype(int) - up(large, tile=None)).max() <= 1
+
+
+def test_fifty_sizes_compile_a_few_shapes():
+    up = upscaler()
+    sizes = RNG.integers(1, 300, (50, 2))
+    up([np.zeros((h, w, 3), np.uint8) for h, w in sizes])
+    assert up._sample._cache_size() == len(up._family.networks["traces"]) <= 9
+
+
+def test_progress_counts_tiles():
+    seen = []
+    upscaler()(PHOTO, tile=16, progress=lambda done, total: seen.append((done, total)))
+    total = seen[-1][1]
+    assert seen == [(i + 1, total) for i in range(total)] and total > 2
+
+
+def test_threads_take_turns_and_get_what_they_asked_for():
+    up = upscaler()
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda seed: up(PHOTO, seed=seed, tile=16), range(8)))
+    for seed, picture in enumerate(made):
+        np.testing.assert_array_equal(picture, up(PHOTO, seed=seed, tile=16))
+
+
+DEVICES = """
+import sys
+import jax, numpy as np
+from tadsr_jax.upscale.upscaler import Upscaler
+from tests.toys import repeating_bundle
+rng = np.random.default_rng(0)
+pictures = [rng.integers(20, 236, size, dtype=np.uint8) for size in [(61, 83, 3), (9, 9, 3), (5, 30, 3)]]
+up = Upscaler(repeating_bundle())
+assert up.at_once == len(jax.devices()) == int(sys.argv[1])
+np.savez(sys.argv[2], *up(pictures, tile=16, batch=2))
+"""
+
+
+def test_all_devices_serve_and_the_pictures_are_the_same(tmp_path):
+    made = []
+    for count in (1, 4):
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+        out = tmp_path / f"{count}.npz"
+        subprocess.run(
+            [sys.executable, "-c", DEVICES, str(count), out], env=os.environ | {"XLA_FLAGS": flags}, check=True
+        )
+        made.append(np.load(out))
+    for name in made[0].files:
+        np.testing.assert_array_equal(made[0][name], made[1][name])
+
+
+def test_host_memory_is_the_result_and_a_row_of_tiles():
+    up = upscaler(multiple=64)
+    picture = np.tile(PHOTO, (66, 41, 1))[:1500, :1500]
+    up(picture[:128, :128], tile=128)  # compiled before it is measured
+    tracemalloc.start()
+    result = up(picture, tile=128)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    band = 512 * result.shape[1] * 3 * 4  # float32 rows of one tile's height
+    assert result.nbytes == 108_000_000
+    assert peak < result.nbytes + 4 * band + 10 * picture.nbytes + 20e6, f"{peak / 1e6:.0f} MB"
+
+
+# ---- what can go wrong -----------------------------------------------------------------------------------------------
+
+
+def failing(up, kinds):
+    """The upscaler, its program raising or spoiling results in turn: "memory", "nan", "blank", or None for none."""
+    compiled, kinds = up._sample, iter(kinds)
+
+    def sample(*args, **kwargs):
+        kind = next(kinds, None)
+        if kind == "memory":
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte.")
+        result = np.array(compiled(*args, **kwargs))
+        if kind == "nan":
+            result[0, 0, 0, 0] = np.nan
+        return np.zeros_like(result) if kind == "blank" else result
+
+    up._sample = sample
+    return up
+
+
+def test_out_of_memory_means_smaller_batches_then_smaller_tiles_and_a_message():
+    large = RNG.integers(20, 236, (61, 83, 3), dtype=np.uint8)
+    want = upscaler()(large, tile=16)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        got = failing(upscaler(), [None, "memory", None, "memory"])(large, tile=32, batch=2)
+    assert [str(one.message) for one in told] == [
+        "out of memory on cpu: going on with one tile at a time.",
+        "out of memory on cpu: going on with tiles of 16.",
+    ]
+    assert np.abs(got.astype(int) - want).max() <= 1
+
+
+def test_out_of_memory_with_the_smallest_tile_is_an_error_of_one_line():
+    with (
+        pytest.raises(ValueError, match="out of memory on cpu, and tiles can be no smaller"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        failing(upscaler(), ["memory"] * 20)(PHOTO, tile=32)
+
+
+@pytest.mark.parametrize(("kind", "message"), [("nan", "not finite"), ("blank", "blank where the picture is not")])
+def test_a_result_that_is_no_picture_is_an_error(kind, message):
+    with pytest.raises(BadResult, match=message):
+        failing(upscaler(), [kind])(PHOTO)
+
+
+def test_a_blank_result_of_a_blank_picture_is_right():
+    flat = np.full((8, 8, 3), 77, np.uint8)
+    assert failing(upscaler(), ["blank"])(flat).shape == (32, 32, 3)
+
+
+# ---- before the work -------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_says_what_a_picture_takes():
+    plan = upscaler().plan(300, 200, tile=128, scale=2)
+    assert plan.tile == (128, 128) and plan.output == (600, 400)
+    assert plan.tiles == 6  # 3 rows and 2 columns of 128 that overlap by 16
+    assert plan.memory_bytes > 128 * 128 * 3 * 4 * 17 and plan.seconds > 0
+    assert str(plan).startswith("6 tile(s) of 128x128 -> 400x600 pixels, 0.0")
+
+
+def test_after_warming_up_nothing_is_compiled():
+    up = upscaler()
+    up.warmup([(100, 100), (300, 100)])
+    traces = len(up._family.networks["traces"])
+    up([np.zeros((90, 128, 3), np.uint8), np.zeros((250, 120, 3), np.uint8)])
+    assert len(up._family.networks["traces"]) == traces

@@ -10,23 +10,27 @@ pytestmark = pytest.mark.quick
 PACKAGE = Path(__file__).parent.parent / "tadsr_jax"
 FLOORS = {  # room -> floor; docs/architecture.md says what each is for
     **dict.fromkeys(
-        ("diffusion", "losses", "images", "degrade", "sharding", "types", "config", "assets", "signals"), 0
+        "diffusion losses images pictures degrade sharding types config assets signals cache releases".split(), 0
     ),
     "networks": 1,
     "families": 2,
     "recipes": 3,
-    **dict.fromkeys(("bundles", "checkpoints", "convert", "data", "logs"), 4),
+    **dict.fromkeys(("bundles", "checkpoints", "data", "logs", "download"), 4),
     "train": 4,
-    **dict.fromkeys(("loop", "upscale"), 5),
+    **dict.fromkeys(("loop", "upscale", "convert"), 5),
     "evaluate": 6,
     "job": 7,
-    "main": 8,
+    "export": 8,
+    **dict.fromkeys(("main", "cli"), 9),
+    "__main__": 10,  # of a room: what `python -m tadsr_jax.ROOM` runs is the command of that name
 }
-# Doors between rooms of one floor: degradations are made of picture operations; training saves and logs as it goes.
-NEIGHBOURS = {("degrade", "images")}
+# Doors between rooms of one floor: degradations are made of picture operations; training reads files as upscaling does.
+NEIGHBOURS = {("degrade", "images"), ("images", "pictures")}
 
 
 def room_of(path: Path) -> str:
+    if path.name == "__main__.py":
+        return "__main__"
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 

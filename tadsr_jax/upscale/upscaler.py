@@ -26,7 +26,7 @@ from tadsr_jax.sharding import make_mesh, place, place_batch
 from tadsr_jax.types import Bundle
 from tadsr_jax.upscale import modes
 from tadsr_jax.upscale.enlargement import Enlargement, Options, binary_mask, output_size
-from tadsr_jax.upscale.grid import auto_tile, smaller_tile
+from tadsr_jax.upscale.grid import Grid, auto_tile, make_grid, smaller_tile
 
 
 class _OutOfMemory(RuntimeError):
@@ -134,6 +134,29 @@ class Upscaler:
             ramp = np.linspace(0, 255, height * width * 3).reshape(height, width, 3).astype(np.uint8)
             self(ramp, mask=ramp[..., 0] if "mask" in self._family.extras else None, **options)
 
+    def grid(
+        self,
+        height: int,
+        width: int,
+        *,
+        scale: float | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        seed: int = 0,
+        tile: int | str | None = "auto",
+        batch: int | None = None,
+        color_fix: str | None = None,
+        masked: bool = False,
+    ) -> Grid:
+        """How a picture of this size is cut with these options; ValueError where a call would raise it for them.
+
+        Computes nothing. `masked`: whether a mask comes with the picture.
+        """
+        options = self._options(scale, steps, sampler, seed, tile, color_fix)
+        self._batch(batch)
+        self._check_picture(height, width, options, masked=masked)
+        return make_grid(height, width, family=self._family, tile=options.tile)
+
     def plan(
         self,
         height: int,
@@ -191,16 +214,18 @@ class Upscaler:
         _check_choice("batch", batch, range(1, 1025), "a whole number from 1 to 1024")
         return batch * self._mesh.size
 
-    def _begin(self, picture, options: Options, given_noise, mask) -> Enlargement:
-        source = modes.take_apart(picture)
-        height, width, _ = source.rgb.shape
-        if ("mask" in self._family.extras) != (mask is not None):
-            needs = "fills in what a mask marks: give mask=" if mask is None else "takes no mask"
+    def _check_picture(self, height: int, width: int, options: Options, *, masked: bool) -> None:
+        if ("mask" in self._family.extras) != masked:
+            needs = "takes no mask" if masked else "fills in what a mask marks: give mask="
             raise ValueError(f"this model {needs}.")
         if min(output_size(height, width, options.scale)) < 1:
             raise ValueError(f"a picture of {width}x{height} has no pixel left at scale {options.scale}.")
-        if mask is not None:
-            mask = binary_mask(mask, height, width)
+
+    def _begin(self, picture, options: Options, given_noise, mask) -> Enlargement:
+        source = modes.take_apart(picture)
+        height, width, _ = source.rgb.shape
+        self._check_picture(height, width, options, masked=mask is not None)
+        mask = None if mask is None else binary_mask(mask, height, width)
         return Enlargement(source, mask, self._family, options, given_noise, options.tile)
 
     # --- the work -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,285 @@
+"""tadsr upscale: a thin door over `upscale.files`, `upscale.folder` and the `Upscaler`.
+
+Everything that a person can get wrong is refused before the first compile and the first write.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import click
+import numpy as np
+import platformdirs
+
+from tadsr_jax.cli import refusing
+from tadsr_jax.logs import clock
+
+NO_WEIGHTS = (
+    "no --weights given, and no model is shipped yet: get public ones with `tadsr download` and `tadsr convert`, or "
+    "train one with `python -m tadsr_jax.main --config=configs/x4.py:small --workdir=runs/small` and give "
+    "--weights runs/small/bundle."
+)
+
+
+class _Tile(click.ParamType):
+    name = "auto|none|PIXELS"
+
+    def convert(self, value, param, ctx):
+        if value is None or isinstance(value, int) or value.lower() == "auto":
+            return value or "auto"
+        if value.lower() == "none":
+            return "none"
+        if not value.isascii() or not value.isdigit():
+            self.fail(f"{value!r} is no tile size; expected auto, none, or a number of input pixels.", param, ctx)
+        return int(value) or "auto"  # 0 is automatic for the ncnn tools
+
+
+@click.command("upscale", short_help="Enlarge pictures: files, folders, globs.")
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...")
+@click.option("-i", "--input", "more", multiple=True, metavar="INPUT", help="The same as an INPUT; repeatable.")
+@click.option(
+    "-o",
+    "--output",
+    default="results",
+    show_default=True,
+    metavar="FOLDER|FILE",
+    help="Folder of the results, which keeps the structure of input folders; or, for one picture, a file.",
+)
+@click.option(
+    "-n",
+    "--weights",
+    metavar="BUNDLE",
+    help="Folder of the model, of the training run that made it, or the name of a bundle in ., ./weights or the "
+    "user's data folder.",
+)
+@click.option(
+    "-s",
+    "--scale",
+    type=click.FloatRange(0, 64, min_open=True),
+    metavar="X",
+    show_default="the model's",
+    help="Enlargement of each side; if it is not the model's, the model's result is resampled to it.",
+)
+@click.option(
+    "-t",
+    "--tile",
+    type=_Tile(),
+    default="auto",
+    show_default=True,
+    metavar="auto|none|N",
+    help="Side of a tile in input pixels; none: the picture as a whole; 0: auto.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    metavar="N",
+    show_default="the model's",
+    help="Steps of sampling, no more than the model was trained with.",
+)
+@click.option(
+    "--sampler",
+    type=click.Choice(["deterministic", "stochastic"]),
+    show_default="the model's",
+    help="What several steps do: follow the predictions, or draw from the posterior.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**64 - 1),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Seed of the noise: the same seed gives the same picture.",
+)
+@click.option(
+    "--noise",
+    type=click.Path(),
+    metavar="FILE.npy",
+    help="Latent noise to start from, in place of the seed's: (h, w, c) or (c, h, w), floats.",
+)
+@click.option(
+    "--mask",
+    type=click.Path(),
+    metavar="FILE|FOLDER",
+    help="For models that fill in: white where the picture is unknown. A folder has a mask of each picture's name.",
+)
+@click.option(
+    "--color-fix",
+    type=click.Choice(["none", "wavelet", "adain"]),
+    show_default="the model's",
+    help="Take the colours of the input.",
+)
+@click.option(
+    "-f",
+    "--format",
+    type=click.Choice(["png", "jpg", "webp", "tif", "bmp", "keep"], case_sensitive=False),
+    show_default="png, or as the output FILE ends",
+    help="Of the results; keep: each picture's own.",
+)
+@click.option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    default=95,
+    show_default=True,
+    metavar="N",
+    help="Of JPEG and WebP results.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    show_default="the bundle's",
+    help="Of the arithmetic: bfloat16 is fast on TPU and GPU, and less exact.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    show_default="1 on a CPU, 4 elsewhere",
+    help="Tiles at once on each device.",
+)
+@click.option("--overwrite", is_flag=True, help="Make results anew that exist; without it they are skipped.")
+@click.option("--dry-run", is_flag=True, help="Only say what would happen: tiles, memory, time.")
+@click.option("--quiet", is_flag=True, help="Say nothing but what fails.")
+@click.option("--json", "as_json", is_flag=True, help="Print one object: done, failed, skipped; sizes are [w, h].")
+@refusing()
+def command(
+    inputs, more, output, weights, noise, mask, format, quality, dtype, overwrite, dry_run, quiet, as_json, **options
+):
+    """Enlarge pictures.
+
+    \b
+    Examples:
+      tadsr upscale photo.jpg --weights runs/small/bundle
+      tadsr upscale holiday/ 'scans/*.tif' -o large -s 2 --weights runs/small
+    \b
+    INPUT is a picture (PNG, JPEG, WebP, BMP, TIFF), a folder, searched with its subfolders, or a quoted glob.
+    Results that exist are skipped: a run that was stopped goes on with the same command. Names of results are
+    printed, progress goes to standard error. Exit codes: 0 all good, 1 some pictures failed, 2 wrong use,
+    130 stopped by Ctrl-C, 143 by SIGTERM.
+    """
+    folder = find_bundle(weights)
+
+    from tadsr_jax.cli.progress import Progress
+    from tadsr_jax.upscale import files
+
+    progress = Progress(quiet=quiet)
+    jobs = files.find([*inputs, *more], output, format=format, mask=mask, note=progress.note)
+    noise = None if noise is None else _read_noise(noise)
+    is_one_file = len(jobs) == 1 and jobs[0].output == Path(output)
+    files.check_writable(Path(output).parent if is_one_file else output)
+    with _warnings_as(progress.note):
+        upscaler = _load(folder, dtype, quiet=quiet)
+        if dry_run:
+            code = _foresee(upscaler, jobs, options, progress, overwrite=overwrite, as_json=as_json)
+        else:
+            settings = {"options": options, "noise": noise, "quality": quality, "overwrite": overwrite}
+            code = _work(upscaler, jobs, settings, progress, prints=not (quiet or as_json), as_json=as_json)
+    sys.exit(code)
+
+
+def find_bundle(weights: str | None) -> Path:
+    """A bundle's folder from its path, a training run's folder, or a name; ValueError, one line, if there is none."""
+    if not weights:
+        raise ValueError(NO_WEIGHTS)
+    shelves = [Path(), Path("weights"), Path(platformdirs.user_data_dir("tadsr_jax")) / "bundles"]
+    is_name = Path(weights).name == weights
+    for folder in [shelf / weights for shelf in shelves] if is_name else [Path(weights)]:
+        for bundle in (folder, folder / "bundle"):
+            if (bundle / "bundle.json").is_file():
+                return bundle
+    if Path(weights).is_file():
+        raise ValueError(
+            f"--weights {weights} is a file; expected a bundle's folder. Public PyTorch weights become one with "
+            f"`tadsr convert resshift --unet {weights} -o BUNDLE`."
+        )
+    if Path(weights).exists() or not is_name:
+        raise ValueError(f"--weights {weights} holds no bundle.json; expected a bundle, or a finished run's folder.")
+    names = sorted({path.parent.name for shelf in shelves for path in shelf.glob("*/bundle.json")})
+    found = f"found {', '.join(names)}" if names else "found none"
+    raise ValueError(f"no bundle {weights!r} in {', '.join(map(str, shelves))}: {found}.")
+
+
+def _read_noise(path: str) -> np.ndarray:
+    """The array of a .npy file."""
+    try:
+        noise = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} is no array of numbers ({error}); expected a .npy file, as np.save writes it."
+        ) from None
+    if not isinstance(noise, np.ndarray) or noise.dtype.kind != "f" or not np.isfinite(noise).all():
+        kind = getattr(noise, "dtype", "an archive")
+        raise ValueError(f"{path} holds {kind}, or numbers that are not finite; expected one array of finite floats.")
+    return noise
+
+
+@contextlib.contextmanager
+def _warnings_as(note):
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: note(message)
+        yield
+
+
+def _load(folder: Path, dtype: str | None, *, quiet: bool):
+    from tadsr_jax import logs
+    from tadsr_jax.upscale.upscaler import Upscaler
+
+    logs.warn_in_lines()
+    if quiet:
+        logging.getLogger().setLevel(logging.ERROR)
+    return Upscaler.load(folder, dtype=dtype)
+
+
+def _work(upscaler, jobs, settings: dict, progress, *, prints: bool, as_json: bool) -> int:
+    """Enlarge; the exit code. What was done before a signal is reported as well."""
+    from tadsr_jax import signals
+    from tadsr_jax.upscale import folder
+
+    report, code = {"done": [], "failed": [], "skipped": []}, None
+    try:
+        with signals.stopped_at_once():
+            for kind, entry in folder.outcomes(upscaler, jobs, progress=progress, note=progress.note, **settings):
+                report[kind].append(entry)
+                progress.outcome(kind, entry)
+                if prints and kind == "done":
+                    click.echo(os.fsencode(entry["output"]))  # a file's name need not be text
+    except signals.Stopped as stopped:
+        code = stopped.exit_code or 128 + signal.SIGTERM
+        progress.note("stopped; what was written is whole, and the same command goes on.")
+    progress.end(report)
+    if as_json:
+        click.echo(json.dumps(report))
+    return code or (1 if report["failed"] else 0)
+
+
+def _foresee(upscaler, jobs, options: dict, progress, *, overwrite: bool, as_json: bool) -> int:
+    """Print what each size of picture takes, and all of them."""
+    from tadsr_jax.upscale import folder
+
+    tasks, known = folder.survey(upscaler, jobs, options=options, overwrite=overwrite)
+    report = {"plan": [], "failed": [], "skipped": []}
+    for kind, entry in known:
+        report[kind].append(entry)
+        progress.outcome(kind, entry)
+    planned = {key: options[key] for key in ("scale", "steps", "sampler", "tile", "batch")}
+    for (height, width), count in Counter(task.size for task in tasks).items():
+        plan = upscaler.plan(height, width, **planned)
+        if not as_json:
+            click.echo(f"{count} of {width}x{height}: {plan}")
+        entry = {"size": [width, height], "pictures": count, "output": list(plan.output[::-1]), "tiles": plan.tiles}
+        report["plan"].append(entry | {"memory_bytes": plan.memory_bytes, "seconds": plan.seconds})
+    seconds = sum(entry["pictures"] * entry["seconds"] for entry in report["plan"])
+    memory = max((entry["memory_bytes"] for entry in report["plan"]), default=0)
+    if as_json:
+        click.echo(json.dumps(report | {"memory_bytes": memory, "seconds": seconds}))
+    else:
+        click.echo(
+            f"{len(tasks)} pictures in about {clock(seconds)} and {memory / 2**30:.2f} GiB; "
+            f"{len(report['skipped'])} skipped, {len(report['failed'])} failed."
+        )
+    return 1 if report["failed"] else 0

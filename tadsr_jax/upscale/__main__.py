@@ -1,0 +1,5 @@
+"""python -m tadsr_jax.upscale: the same as `tadsr upscale`."""
+
+from tadsr_jax.cli import main
+
+main(room="upscale")

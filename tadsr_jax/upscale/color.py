@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from tadsr_jax.bundles import COLOR_FIXES
 from tadsr_jax.upscale import modes
 
-FIXES = ("none", "wavelet", "adain")
 DILATIONS = (1, 2, 4, 8, 16)  # of the five blurs of the wavelet fix
 HALO = sum(DILATIONS)  # rows above and below that one row of the wavelet fix depends on
 STD_EPS = 1e-5  # added to the variance in AdaIN: a constant channel has a standard deviation of 0.003
@@ -166,8 +166,8 @@ def recolor(pixels: np.ndarray, source: np.ndarray, *, how: str, own: Moments | 
     own   the moments of `pixels`, for "adain", where they were gathered while it was made; else it is read twice
     Takes some 400 MB beside its arguments, whatever their size. Results are clipped to the range of the dtype.
     """
-    if how not in FIXES:
-        raise ValueError(f"color_fix is {how!r}; expected one of {', '.join(FIXES)}.")
+    if how not in COLOR_FIXES:
+        raise ValueError(f"color_fix is {how!r}; expected one of {', '.join(COLOR_FIXES)}.")
     scale = len(pixels) // len(source)
     if pixels.shape != (scale * source.shape[0], scale * source.shape[1], 3):
         raise ValueError(f"the result is {pixels.shape}, which is no whole multiple of its source, {source.shape}.")

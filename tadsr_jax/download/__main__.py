@@ -1,0 +1,3 @@
+from tadsr_jax.cli import main
+
+main(room="download")

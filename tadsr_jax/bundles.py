@@ -1,8 +1,10 @@
 """Bundles: a model as a folder that a person can read, and a program can load from strangers.
 
-    BUNDLE/bundle.json           format, family, recipe, scale, steps, config, sources, checksums, versions
+    BUNDLE/bundle.json           format, family, scale, steps, sampler, color_fix, sources, checksums, versions
     BUNDLE/student.safetensors   one file a network; names are paths of our parameter trees
 
+save   arrays as they are, half precision too           load           float32 parameters, ready to sample
+describe, is_bundle   what a folder says that it holds  load_network   one network as it is stored
 Nothing in it can execute. Loading checks format, checksums, names, shapes and types against the config before use.
 """
 
@@ -13,22 +15,33 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from tadsr_jax import networks
 from tadsr_jax.families import FAMILIES
 from tadsr_jax.types import Bundle, Family
 
 FORMAT = 1
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16")  # of stored arrays
+SAMPLERS = ("deterministic", "stochastic")
+COLOR_FIXES = ("none", "wavelet", "adain")
+MODULES = {"student": "denoiser", "autoencoder": "autoencoder"}  # network of a bundle -> name in Family.networks
 
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     return {name: metadata.version(name) for name in ("tadsr_jax", "jax", "jaxlib", "flax", "optax", "numpy")}
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read piece by piece."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tree_sha256(tree) -> str:
@@ -50,10 +63,13 @@ def save(folder: Path, *, family: str, settings: dict, params: dict, info: dict)
     """Write a bundle beside `folder`, then move it into its place: a half-written bundle is never seen.
 
     family, settings   name in `families.FAMILIES`, and the keywords of its `build`
-    params             {"student": tree, "autoencoder": tree}
+    params             {"student": tree, "autoencoder": tree}; arrays keep their types, which must be in DTYPES
     info               what else bundle.json says: recipe, steps, ...
     """
     folder = Path(folder)
+    for name, tree in params.items():
+        if strange := {str(leaf.dtype) for leaf in jax.tree.leaves(tree)} - {*DTYPES}:
+            raise ValueError(f"{name} has {', '.join(sorted(strange))} arrays; a bundle holds {', '.join(DTYPES)}.")
     _recover(folder)
     fresh = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -62,14 +78,17 @@ def save(folder: Path, *, family: str, settings: dict, params: dict, info: dict)
     for name, tree in params.items():
         # safetensors writes wrong data for arrays that are not contiguous.
         flat = {path: np.ascontiguousarray(leaf) for path, leaf in flatten_dict(tree, sep="/").items()}
+        path = fresh / f"{name}.safetensors"
         try:
-            save_file(flat, fresh / f"{name}.safetensors")
+            save_file(flat, path)
         except SafetensorError as error:  # it wraps the errors of writing
             raise OSError(f"{fresh}: cannot be written ({error}).") from None
+        path.chmod(fresh.stat().st_mode & 0o666)  # safetensors makes its files private; bundles are made to be copied
         files[name] = {
-            "file": f"{name}.safetensors",
-            "sha256": hashlib.sha256((fresh / f"{name}.safetensors").read_bytes()).hexdigest(),
+            "file": path.name,
+            "sha256": file_sha256(path),
             "parameters": int(sum(leaf.size for leaf in flat.values())),
+            "dtype": ", ".join(sorted({leaf.dtype.name for leaf in flat.values()})),
         }
     text = {"format": FORMAT, "family": family, "settings": settings, "networks": files, "versions": versions()} | info
     (fresh / "bundle.json").write_text(json.dumps(text, indent=1) + "\n")
@@ -93,22 +112,64 @@ def _recover(folder: Path) -> None:
         os.replace(_replaced(folder), folder)
 
 
-def load(folder: Path) -> Bundle:
-    """Read and check a bundle; every fault is a ValueError of one line that names the file."""
-    folder = Path(folder)
-    _recover(folder)
-    info = _read_info(folder)
+def is_bundle(folder: Path) -> bool:
+    """Whether `folder` says that it is a bundle, sound or not."""
+    return (Path(folder) / "bundle.json").is_file()
+
+
+def load(folder: Path, *, dtype: str | None = None) -> Bundle:
+    """Read and check a bundle; every fault is a ValueError of one line that names the file.
+
+    Parameters are float32, however they are stored. `dtype` ("float32", "bfloat16") is what the networks compute in,
+    instead of what their settings say.
+    """
+    if dtype not in (None, *networks.DTYPES):
+        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(networks.DTYPES)}.")
+    info, family, shapes = _open(Path(folder), dtype)
+    params = {}
+    for name in shapes:
+        stored = _read_network(Path(folder), info, name, shapes[name])
+        params[name] = jax.tree.map(lambda array: np.asarray(array, np.float32), stored)
+    return Bundle(family=family, params=params, info=info)
+
+
+def load_network(folder: Path, name: str) -> tuple[nn.Module, dict]:
+    """(module, parameters in the types they are stored in) of one network of a bundle: "student", "autoencoder"."""
+    info, family, shapes = _open(Path(folder))
+    if name not in shapes:
+        raise ValueError(f"{folder} has no network {name!r}; it has {', '.join(shapes)}.")
+    return family.networks[MODULES[name]], _read_network(Path(folder), info, name, shapes[name])
+
+
+def describe(folder: Path) -> dict:
+    """bundle.json, checked."""
+    _recover(Path(folder))
+    return _read_info(Path(folder))
+
+
+def _open(folder: Path, dtype: str | None = None) -> tuple[dict, Family, dict]:
+    """(bundle.json, family, shapes of its networks), checked."""
+    info = describe(folder)
     try:
-        family = FAMILIES[info["family"]](**info["settings"])
-        networks = expected_shapes(family)
+        family = _build(info, dtype)
+        shapes = expected_shapes(family)
     except Exception as error:  # whatever a stranger's numbers can make a constructor raise
         raise ValueError(f"{folder / 'bundle.json'}: these settings make no model: {error}") from None
-    params = {}
-    for name, shapes in networks.items():
-        if name not in info["networks"]:
-            raise ValueError(f"{folder / 'bundle.json'}: no network {name!r}; it lists {', '.join(info['networks'])}.")
-        params[name] = _read_network(folder, name, info["networks"][name], shapes)
-    return Bundle(family=family, params=params, info=info)
+    if info.get("steps", 1) > family.schedule.num_steps:
+        raise ValueError(
+            f"{folder / 'bundle.json'}: 'steps' is {info['steps']}; its schedule has {family.schedule.num_steps}."
+        )
+    return info, family, shapes
+
+
+def _build(info: dict, dtype: str | None) -> Family:
+    """The family of a bundle; `dtype` replaces that of the networks that have one."""
+    build, settings = FAMILIES[info["family"]], info["settings"]
+    family = build(**settings)
+    if dtype is None:
+        return family
+    computing = [name for name, module in family.networks.items() if hasattr(module, "dtype")]
+    return build(**settings | {name: settings[name] | {"dtype": dtype} for name in computing})
 
 
 def _read_info(folder: Path) -> dict:
@@ -128,18 +189,27 @@ def _read_info(folder: Path) -> dict:
     for key, kind in (("family", str), ("settings", dict), ("networks", dict)):
         if not isinstance(info.get(key), kind):
             raise ValueError(f"{path}: {key!r} is {info.get(key)!r}; expected a {kind.__name__}.")
+    if type(info.get("steps", 1)) is not int or info.get("steps", 1) < 1:
+        raise ValueError(f"{path}: 'steps' is {info['steps']!r}; expected a whole number, 1 or more.")
+    for key, accepted in (("sampler", SAMPLERS), ("color_fix", COLOR_FIXES)):
+        if info.get(key, accepted[0]) not in accepted:
+            raise ValueError(f"{path}: {key!r} is {info[key]!r}; expected one of {', '.join(accepted)}.")
     if info["family"] not in FAMILIES:
         raise ValueError(f"{path}: family {info['family']!r}; this version knows {', '.join(FAMILIES)}.")
     return info
 
 
-def _read_network(folder: Path, name: str, entry: dict, shapes) -> dict:
+def _read_network(folder: Path, info: dict, name: str, shapes) -> dict:
+    """The arrays of a network as they are stored, once they have the expected checksum, names, shapes and types."""
+    if name not in info["networks"]:
+        raise ValueError(f"{folder / 'bundle.json'}: no network {name!r}; it lists {', '.join(info['networks'])}.")
+    entry = info["networks"][name]
     if not isinstance(entry, dict) or entry.get("file") != f"{name}.safetensors":  # no paths from strangers
         raise ValueError(f"{folder / 'bundle.json'}: the file of {name!r} must be {name}.safetensors.")
     path = folder / entry["file"]
     if not path.is_file():
         raise ValueError(f"{path} is missing; copy the whole folder.")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != entry.get("sha256"):
+    if file_sha256(path) != entry.get("sha256"):
         raise ValueError(f"{path}: its checksum is not the one in bundle.json; the file is damaged, copy it again.")
     try:
         found = load_file(path)
@@ -157,4 +227,4 @@ def _read_network(folder: Path, name: str, entry: dict, shapes) -> dict:
         raise ValueError(
             f"{path}: {len(faults)} weights do not fit the config in bundle.json: {'; '.join(faults[:10])}."
         )
-    return unflatten_dict({key: np.asarray(value, np.float32) for key, value in found.items()}, sep="/")
+    return unflatten_dict(found, sep="/")

@@ -1,9 +1,11 @@
 """Bundles: what is saved is what is loaded; what was tampered with, cut or made by a stranger is refused by name."""
 
+import itertools
 import json
 import shutil
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -87,6 +89,46 @@ def test_the_sha256_of_a_tree_is_over_sorted_names_and_bytes():
     assert bundles.tree_sha256({"b": {"c": b}, "a": a}) == expected
 
 
+def test_half_precision_is_kept_on_disk_and_becomes_float32_when_it_is_loaded(params, tmp_path):
+    types = itertools.cycle((np.float16, ml_dtypes.bfloat16, np.float32))
+    half = jax.tree.map(lambda leaf: leaf.astype(next(types)), params)
+    bundles.save(tmp_path / "b", family="resshift", settings=SETTINGS, params=half, info={})
+    _, stored = bundles.load_network(tmp_path / "b", "student")
+    for ours, theirs in zip(jax.tree.leaves(stored), jax.tree.leaves(half["student"]), strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+    loaded = bundles.load(tmp_path / "b").params["student"]
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(np.float32)), loaded, half["student"])
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
+    assert bundles.describe(tmp_path / "b")["networks"]["student"]["dtype"] == "bfloat16, float16, float32"
+
+
+def test_other_types_are_not_saved(params, tmp_path):
+    double = jax.tree.map(lambda leaf: leaf.astype(np.float64), params)
+    with pytest.raises(ValueError, match="student has float64 arrays; a bundle holds float32, bfloat16, float16"):
+        bundles.save(tmp_path / "b", family="resshift", settings=SETTINGS, params=double, info={})
+    assert not list(tmp_path.iterdir())
+
+
+def test_networks_compute_in_the_type_that_is_asked_for(whole):
+    assert bundles.load(whole).family.networks["denoiser"].dtype == np.float32
+    bundle = bundles.load(whole, dtype="bfloat16")
+    assert bundle.family.networks["denoiser"].dtype == jax.numpy.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(bundle.params)} == {np.dtype(np.float32)}
+    with pytest.raises(ValueError, match="dtype is 'float16'; expected one of float32, bfloat16"):
+        bundles.load(whole, dtype="float16")
+
+
+def test_a_network_that_a_bundle_lacks_is_named(whole):
+    with pytest.raises(ValueError, match="has no network 'teacher'; it has student, autoencoder"):
+        bundles.load_network(whole, "teacher")
+
+
+def test_files_of_a_bundle_have_ordinary_rights(whole, tmp_path):
+    (tmp_path / "plain").touch()
+    assert {path.stat().st_mode for path in whole.iterdir()} == {(tmp_path / "plain").stat().st_mode}
+
+
 def test_a_changed_byte_is_found(folder):
     data = bytearray((folder / "student.safetensors").read_bytes())
     data[-1] ^= 1
@@ -119,6 +161,11 @@ def test_a_stranger_cannot_name_a_file_elsewhere(folder, path):
         ({"settings": 3}, "'settings' is 3; expected a dict"),
         ({"settings": SETTINGS | {"surprise": 1}}, "surprise"),
         ({"networks": {}}, "no network 'student'"),
+        ({"steps": 0}, "'steps' is 0; expected a whole number, 1 or more"),
+        ({"steps": True}, "'steps' is True; expected"),
+        ({"steps": 5}, "'steps' is 5; its schedule has 4"),
+        ({"sampler": "euler"}, "'sampler' is 'euler'; expected one of deterministic, stochastic"),
+        ({"color_fix": ["adain"]}, "'color_fix' is ['adain']; expected one of none, wavelet, adain"),
     ],
 )
 def test_a_description_that_is_not_of_this_version_is_refused(folder, changes, words):

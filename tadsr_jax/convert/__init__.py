@@ -1,4 +1,8 @@
-"""Conversion: foreign weight files into our variables and back.
+"""Conversion: foreign weight files into our variables and back; nothing in a file is executed.
 
-names        public parameter names and layouts <-> our paths      torch_file   .pth unexecuted, .safetensors
+public       whole models: files into a bundle (`resshift`), a network into a file for PyTorch (`write`)
+presets      the public releases by name                   settings     public configurations as our settings
+names        public parameter names and layouts <-> our paths
+torch_file   reads .pth, .ckpt, .safetensors (safe_pickle: pickles as data)        torch_save   writes them
+lpips        the two files of LPIPS
 """

@@ -3,17 +3,20 @@
     state_dict {"input_blocks.0.0.weight": OIHW, ...}  --to_flax-->  {"params": {"input_blocks.0.0": {"kernel": HWIO}}}
                                                       <--to_torch--
 Our submodules are called as the public ones, so a path joined by dots is a public name up to its last word: LEAVES is
-the whole translation. The two directions are exact inverses for float32. Every network goes through this table.
+the whole translation. The two directions are exact inverses. Every network goes through this table.
 """
 
+import functools
 import re
+from collections import Counter
 from collections.abc import Mapping
 
 import flax.linen as nn
-import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from tadsr_jax.convert.torch_file import printable
 from tadsr_jax.networks import abstract_variables
 from tadsr_jax.networks.swin import block_geometry, relative_position_index, window_mask
 from tadsr_jax.networks.unet_swin import SwinUNet, layout
@@ -45,7 +48,7 @@ SIGNATURES = {
 }
 # Computed from the configuration, not learnt; public files of Swin networks carry them.
 CONSTANT_BUFFERS = ("relative_position_index", "attn_mask")
-SHOWN = 8  # names of each sort in an error message
+FLOATS = ("float32", "float64", "float16", ml_dtypes.bfloat16)
 
 
 def public_name(path: tuple[str, ...], *, spectral: bool = False) -> str:
@@ -60,30 +63,45 @@ def public_order(name: str) -> list:
     return [(0, int(word), "") if word.isdigit() else (1, RANKS.get(word, len(RANKS)), word) for word in words]
 
 
-def to_flax(network: nn.Module | Mapping, state_dict: Mapping, *, source: str = "The weights") -> dict:
+_abstract = functools.lru_cache(maxsize=8)(abstract_variables)  # student and teacher, say, are one network
+
+
+def to_flax(
+    network: nn.Module | Mapping, state_dict: Mapping, *, source: str = "The weights", keep_dtype: bool = False
+) -> dict:
     """Variables of `network` (a module, or its abstract variables) from a public state dict of NumPy arrays.
 
-    Prefixes of wrappers ("module.", "_orig_mod.") are taken off, constant buffers left out.
-    Half-precision arrays become float32. Missing, unknown and misshapen entries are one ValueError that begins with
-    `source` and says which network the file seems to hold.
+    Prefixes of wrappers ("module.", "_orig_mod.") are taken off, constant buffers left out. Arrays become float32;
+    with `keep_dtype` half precision stays what it is. Leaves are NumPy arrays, views where that is possible. Missing,
+    surplus, misshapen, mistyped and repeated entries, all of them, are one ValueError that begins with `source` and
+    says which network the file seems to hold.
     """
-    variables = abstract_variables(network) if isinstance(network, nn.Module) else network
-    state_dict = without_prefixes(state_dict)
-    state_dict = {name: a for name, a in state_dict.items() if name.split(".")[-1] not in CONSTANT_BUFFERS}
+    variables = _abstract(network) if isinstance(network, nn.Module) else network
+    repeated = [name for name in repeated_names(state_dict) if not is_constant(name)]
+    state_dict = {name: a for name, a in without_prefixes(state_dict).items() if not is_constant(name)}
     wanted = _entries(variables)
-    missing = [name for name in wanted if name not in state_dict]
-    unknown = [name for name in state_dict if name not in wanted]
-    misshapen = [
-        f"{name} {tuple(state_dict[name].shape)}, expected {shape}"
-        for name, (path, leaf) in wanted.items()
-        if name in state_dict and tuple(state_dict[name].shape) != (shape := _public_shape(path, leaf.shape))
-    ]
-    if missing or unknown or misshapen:
-        raise ValueError(_difference(source, state_dict, missing, unknown, misshapen))
-    flat = {
-        path: _to_our_layout(path, np.asarray(state_dict[name]).astype(leaf.dtype))
-        for name, (path, leaf) in wanted.items()
+    faults = {
+        "missing": [name for name in wanted if name not in state_dict],
+        "surplus": [printable(name) for name in state_dict if name not in wanted],
+        "of another shape": [
+            f"{name} {tuple(state_dict[name].shape)}, expected {shape}"
+            for name, (path, leaf) in wanted.items()
+            if name in state_dict and tuple(state_dict[name].shape) != (shape := _public_shape(path, leaf.shape))
+        ],
+        "of a type that weights cannot have": [
+            f"{name} {state_dict[name].dtype}"
+            for name in wanted
+            if name in state_dict and state_dict[name].dtype not in FLOATS
+        ],
+        "more than once": [printable(name) for name in repeated],
     }
+    if any(faults.values()):
+        raise ValueError(_difference(source, state_dict, faults))
+    flat = {}
+    for name, (path, leaf) in wanted.items():
+        array = np.asarray(state_dict[name])
+        keep = keep_dtype and array.dtype != np.float64  # which no network uses
+        flat[path] = _to_our_layout(path, array if keep else array.astype(leaf.dtype, copy=False))
     return unflatten_dict(flat)
 
 
@@ -122,9 +140,32 @@ def constant_buffers(module: nn.Module) -> dict[str, np.ndarray]:
     return {name: buffers[name] for name in sorted(buffers, key=public_order)}
 
 
+def differing_buffers(module: nn.Module, state_dict: Mapping) -> list[str]:
+    """Constant buffers in a public state dict that are not those of `module`: it was made for another size of map."""
+    ours = constant_buffers(module)
+    theirs = {name: array for name, array in without_prefixes(state_dict).items() if is_constant(name)}
+    return [name for name, array in theirs.items() if not np.array_equal(array, ours.get(name))]
+
+
+def is_constant(name: str) -> bool:
+    """Whether a public name is that of a buffer which the configuration determines."""
+    return name.rsplit(".", 1)[-1] in CONSTANT_BUFFERS
+
+
+def without_prefix(name: str) -> str:
+    """A public name without what wrappers of models ("module.", "_orig_mod.") put before it."""
+    return re.sub(r"^((module|_orig_mod)\.)+", "", name)
+
+
 def without_prefixes(state_dict: Mapping) -> dict:
-    """The entries without what wrappers of models ("module.", "_orig_mod.") put before their names."""
-    return {re.sub(r"^((module|_orig_mod)\.)+", "", name): array for name, array in state_dict.items()}
+    """The entries under their names without prefixes. Of repeated ones, the last stays."""
+    return {without_prefix(name): array for name, array in state_dict.items()}
+
+
+def repeated_names(state_dict: Mapping) -> list[str]:
+    """Names that are there more than once: in the file (`torch_file.StateDict`), or after prefixes are taken off."""
+    times = Counter(without_prefix(name) for name in (*state_dict, *getattr(state_dict, "repeated", ())))
+    return [name for name, count in times.items() if count > 1]
 
 
 def guess_network(names) -> str | None:
@@ -150,19 +191,17 @@ def _to_public_layout(path, array):
 def _to_our_layout(path, array):
     if path[-1] == "kernel":
         array = array.transpose(np.argsort(KERNEL_AXES[array.ndim]))
-    return jnp.asarray(array)
+    return array
 
 
-def _difference(source, state_dict, missing, unknown, misshapen) -> str:
-    """One line that says how a state dict differs from what the network needs."""
-    parts = []
-    for what, entries in (("missing", missing), ("unknown", unknown), ("of another shape", misshapen)):
-        if entries:
-            more = f" and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
-            parts.append(f"{len(entries)} {what}: {', '.join(entries[:SHOWN])}{more}")
+def _difference(source: str, state_dict: Mapping, faults: Mapping[str, list[str]]) -> str:
+    """One line that says how a state dict differs from what the network needs; `faults`: {what is wrong: names}."""
+    parts = [f"{len(entries)} {what}: {', '.join(entries)}" for what, entries in faults.items() if entries]
     found = guess_network(state_dict)
-    if not missing and not unknown:
+    if not faults["missing"] and not faults["surplus"]:
         advice = "The names fit, the sizes do not: choose the configuration that these weights were made for."
+        if not faults["of another shape"]:
+            advice = "Names and sizes fit: save the plain weights again, each once, as floating-point numbers."
     elif found:
         advice = f"They seem to belong to {found}: check which network and configuration they are meant for."
     else:

@@ -15,7 +15,7 @@ LITERALS = {
     *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
 }
-EMPTY = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}
+EMPTY = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": lambda: Entries()}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -37,6 +37,21 @@ def load(stream: BinaryIO, *, table: Mapping[str, Any], persistent_load: Callabl
         return _Machine(table, persistent_load).run(stream)
     except (IndexError, KeyError, TypeError, AttributeError, EOFError, OverflowError, RecursionError) as error:
         raise ValueError(f"the pickle in it is damaged ({type(error).__name__}: {error})") from None
+
+
+class Entries(dict):
+    """A dictionary of the file; `repeated`: keys that the file sets more than once, of which the last value stays."""
+
+    def __init__(self, pairs=()):
+        super().__init__()
+        self.repeated = []
+        self.add(pairs)
+
+    def add(self, pairs):
+        for key, value in pairs:
+            if key in self:
+                self.repeated.append(key)
+            self[key] = value
 
 
 class _Machine:
@@ -72,7 +87,7 @@ class _Machine:
             self.stack = []
         elif name in ("TUPLE", "LIST", "DICT"):
             items = self.pop_mark()
-            self.stack.append({"TUPLE": tuple, "LIST": list, "DICT": pairs}[name](items))
+            self.stack.append({"TUPLE": tuple, "LIST": list, "DICT": entries}[name](items))
         elif name == "APPEND":
             item = stack.pop()
             _extend(stack[-1], [item])
@@ -129,14 +144,19 @@ def _extend(target, items):
 
 
 def _update(target, items):
-    if type(target) is not dict:
+    if type(target) is not Entries:
         raise ValueError("its pickle sets items of something that is no dictionary")
-    target.update(pairs(items))
+    target.add(_pairs(items))
 
 
-def pairs(items):
-    """[key, value, key, value, ...] -> dict. Only plain keys: to hash a nested tuple can take for ever."""
+def entries(items) -> Entries:
+    """[key, value, key, value, ...] -> dictionary."""
+    return Entries(_pairs(items))
+
+
+def _pairs(items):
+    """[key, value, key, value, ...] in pairs. Only plain keys: to hash a nested tuple can take for ever."""
     keys = items[::2]
     if len(items) % 2 or any(type(key) not in (str, int) for key in keys):
         raise ValueError("a dictionary in its pickle has a key that is neither text nor a whole number")
-    return dict(zip(keys, items[1::2], strict=True))
+    return zip(keys, items[1::2], strict=True)

@@ -9,10 +9,12 @@ memory than a small multiple of its own size.
 """
 
 import io
+import json
 import math
 import mmap
 import struct
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,11 +42,20 @@ STORAGES = {
 # Where trainers put the weights when the file holds more than them, in order of preference: averaged weights first.
 ENTRIES = ("params_ema", "state_dict", "params", "model")
 LEGACY = (0x1950A86A20F9469CFC6C, 1001)  # magic number and version of the format of before PyTorch 1.6
+LONGEST_HEADER = 100_000_000  # bytes, of a safetensors file; what its library allows
 MAX_CLAIM = 8  # tensors may overlap (tied weights), but together claim at most this many times the size of the file
 RESAVE = (
     "If you trust it, load it in PyTorch with torch.load(path, weights_only=True) "
     "and save the plain weights again with torch.save(model.state_dict(), new_path)"
 )
+
+
+class StateDict(dict):
+    """{name: array} of a file; `repeated`: names that the file holds more than once, of which one is here."""
+
+    def __init__(self, arrays, repeated=()):
+        super().__init__(arrays)
+        self.repeated = tuple(repeated)
 
 
 class Storage(NamedTuple):
@@ -64,7 +75,7 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-def read(path: str | Path, *, entry: str | None = None) -> dict[str, np.ndarray]:
+def read(path: str | Path, *, entry: str | None = None) -> StateDict:
     """{name: array} of a weights file; nothing in the file is executed. Arrays are contiguous and may be read-only.
 
     Where the weights lie inside other things (a training checkpoint), the first of ENTRIES that is present is taken,
@@ -93,15 +104,31 @@ def read(path: str | Path, *, entry: str | None = None) -> dict[str, np.ndarray]
         raise ValueError(f"{path}: {str(error).rstrip('.')}.") from None
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: Path) -> StateDict:
+    repeated = ()
     try:
+        repeated = _repeated_names(path)  # before the library, which drops or refuses them without a name
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            return StateDict({name: file.get_tensor(name) for name in file.keys()}, repeated)  # noqa: SIM118 - no dict
     except (SafetensorError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a valid safetensors file ({error}); is the download complete?") from None
+        twice = f"; it holds more than once: {', '.join(map(printable, repeated))}" if repeated else ""
+        raise ValueError(f"not a valid safetensors file ({error}{twice}); is the download complete?") from None
 
 
-def _read_container(container, entry: str | None) -> dict[str, np.ndarray]:
+def _repeated_names(path: Path) -> list[str]:
+    """Names that stand more than once in the header of a safetensors file; [] where the header is not readable."""
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))
+        header = file.read(length) if length <= min(path.stat().st_size, LONGEST_HEADER) else b""
+    try:
+        pairs = json.loads(header, object_pairs_hook=list)
+    except (ValueError, RecursionError):
+        return []
+    names = Counter(pair[0] for pair in pairs if isinstance(pair, tuple)) if isinstance(pairs, list) else {}
+    return [name for name, times in names.items() if times > 1]
+
+
+def _read_container(container, entry: str | None) -> StateDict:
     """The weights in a PyTorch file: describe what was saved, choose, read every storage once, cut the tensors out."""
     tensors = _weights(container.describe(), entry)
     storages = {tensor.storage for tensor in tensors.values()}
@@ -116,7 +143,8 @@ def _read_container(container, entry: str | None) -> dict[str, np.ndarray]:
     if read > container.size or claimed > MAX_CLAIM * container.size:
         raise ValueError(f"its tensors claim {claimed} bytes, but the file has {container.size}")
     flat = {storage: np.frombuffer(container.data(storage.key), storage.dtype) for storage in storages}
-    return {name: _view(flat[tensor.storage], tensor) for name, tensor in tensors.items()}
+    arrays = {name: _view(flat[tensor.storage], tensor) for name, tensor in tensors.items()}
+    return StateDict(arrays, tensors.repeated)
 
 
 def _described(stream, persistent_load) -> Any:
@@ -135,6 +163,8 @@ class _Zip:
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
             raise ValueError("this zip archive was not written by torch.save: it has no PREFIX/data.pkl")
+        if twice := [name for name, times in Counter(archive.namelist()).items() if times > 1]:
+            raise ValueError(f"the archive holds {len(twice)} parts twice ({twice[0][:80]!r}, ...); which is meant?")
         self.prefix = pickles[0].removesuffix("data.pkl")
         if f"{self.prefix}byteorder" in archive.namelist() and self._read("byteorder") != b"little":
             raise ValueError(f"it was written on a big-endian machine. {RESAVE}")
@@ -221,7 +251,7 @@ def _view(flat: np.ndarray, tensor: Tensor) -> np.ndarray:
     return np.asarray(view, order="C")
 
 
-def _weights(saved: Any, entry: str | None) -> dict[str, Tensor]:
+def _weights(saved: Any, entry: str | None) -> StateDict:
     """The state dict in what was saved."""
     if entry is not None and isinstance(saved, dict):
         if not isinstance(saved.get(entry), dict):
@@ -231,8 +261,9 @@ def _weights(saved: Any, entry: str | None) -> dict[str, Tensor]:
     while isinstance(saved, dict) and id(saved) not in seen:
         seen.add(id(saved))
         saved = next((saved[key] for key in ENTRIES if isinstance(saved.get(key), dict)), saved)
-    tensors = saved.items() if isinstance(saved, dict) else ()
-    tensors = {name: value for name, value in tensors if isinstance(name, str) and isinstance(value, Tensor)}
+    held = saved if isinstance(saved, safe_pickle.Entries) else safe_pickle.Entries()
+    tensors = {name: value for name, value in held.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    tensors = StateDict(tensors, dict.fromkeys(name for name in held.repeated if name in tensors))
     if not tensors:
         raise ValueError(f"it holds no tensors under {', '.join(ENTRIES)}; its entries are {_names(saved)}")
     return tensors
@@ -242,8 +273,14 @@ def _names(saved: Any) -> str:
     """The entries of a dictionary, for an error message."""
     if not isinstance(saved, dict):
         return f"none: it is a {type(saved).__name__}"
-    names = [str(key)[:40] for key in saved]
+    names = [printable(str(key), 40) for key in saved]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def printable(name: str, length: int = 200) -> str:
+    """A name of a stranger's file, for a message on a terminal."""
+    name = name if len(name) <= length else f"{name[:length]}..."
+    return name if name.isprintable() else ascii(name)
 
 
 def _is_size(value: Any) -> bool:
@@ -271,9 +308,9 @@ def _rebuild_parameter(data, *_) -> Any:
     return data
 
 
-def _ordered_dict(pairs=()) -> dict:
+def _ordered_dict(pairs=()) -> safe_pickle.Entries:
     """collections.OrderedDict; Python 2 gave it its pairs at once."""
-    return safe_pickle.pairs([item for pair in pairs for item in pair])
+    return safe_pickle.entries([item for pair in pairs for item in pair])
 
 
 def _size(shape=()) -> tuple:

@@ -1,7 +1,8 @@
+import ml_dtypes
 import numpy as np
 import pytest
 
-from tadsr_jax.convert import names
+from tadsr_jax.convert import names, torch_file
 from tadsr_jax.networks import abstract_variables, unet_swin, vq
 from tadsr_jax.networks.discriminators import TimeAwareDiscriminator
 from tests.parity import synth
@@ -116,21 +117,52 @@ def test_constant_buffers_have_the_nominal_size_and_their_place_before_the_child
     assert exported[index + 1].endswith("attn.qkv.weight")
 
 
-def test_one_error_lists_what_is_missing_unknown_and_of_another_shape():
+def test_one_error_lists_what_is_missing_surplus_misshapen_mistyped_and_repeated():
     state_dict = state_dict_of(abstract_variables(UNET))
     del state_dict["out.2.bias"]
-    state_dict["extra.weight"] = np.zeros(3)
+    state_dict["extra.weight\x1b[2J"] = np.zeros(3)
     state_dict["time_embed.0.weight"] = np.zeros((64, 32))
+    state_dict["time_embed.0.bias"] = np.zeros(128, np.int8)
+    state_dict["module.time_embed.2.bias"] = state_dict["time_embed.2.bias"]
     with pytest.raises(ValueError) as error:
         names.to_flax(UNET, state_dict, source="The weights of small.pth")
     assert str(error.value).startswith("The weights of small.pth do not fit this network. 1 missing: out.2.bias; ")
-    assert "1 unknown: extra.weight; " in str(error.value)
-    assert "1 of another shape: time_embed.0.weight (64, 32), expected (128, 32). " in str(error.value)
+    assert r"1 surplus: 'extra.weight\x1b[2J'; " in str(error.value), "nothing that moves a terminal's cursor"
+    assert "1 of another shape: time_embed.0.weight (64, 32), expected (128, 32); " in str(error.value)
+    assert "1 of a type that weights cannot have: time_embed.0.bias int8; " in str(error.value)
+    assert "1 more than once: time_embed.2.bias. " in str(error.value)
 
 
-def test_weights_of_another_network_are_recognised():
-    with pytest.raises(ValueError, match=r"and \d+ more.* They seem to belong to VQModelTorch \(a VQ autoencoder\)"):
-        names.to_flax(UNET, state_dict_of(abstract_variables(AUTOENCODER)))
+def test_names_that_a_file_repeats_are_refused_even_where_all_fits():
+    state_dict = state_dict_of(abstract_variables(AUTOENCODER))
+    repeating = torch_file.StateDict(state_dict, repeated=["quant_conv.bias", "quant_conv.weight"])
+    with pytest.raises(
+        ValueError, match=r"2 more than once: quant_conv\.weight, quant_conv\.bias\. Names and sizes fit"
+    ):
+        names.to_flax(AUTOENCODER, repeating)
+
+
+def test_weights_of_another_network_are_listed_in_full_and_recognised():
+    other = state_dict_of(abstract_variables(AUTOENCODER))
+    with pytest.raises(ValueError, match=r"They seem to belong to VQModelTorch \(a VQ autoencoder\)") as error:
+        names.to_flax(UNET, other)
+    assert all(name in str(error.value) for name in (*other, *names.public_shapes(abstract_variables(UNET))))
+
+
+def test_half_precision_stays_where_it_is_asked_to():
+    state_dict = state_dict_of(abstract_variables(AUTOENCODER))
+    types = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
+    mixed = {name: a.astype(types[i % 4]) for i, (name, a) in enumerate(state_dict.items())}
+    back = names.to_torch(names.to_flax(AUTOENCODER, mixed, keep_dtype=True))
+    for name, array in mixed.items():
+        assert back[name].dtype == (np.float32 if array.dtype == np.float64 else array.dtype)
+        np.testing.assert_array_equal(back[name], array.astype(back[name].dtype))
+
+
+def test_constant_buffers_of_another_size_of_map_are_noticed():
+    assert names.differing_buffers(UNET, {f"module.{n}": a for n, a in names.constant_buffers(UNET).items()}) == []
+    larger = names.constant_buffers(UNET.clone(image_size=16, attention_resolutions=(16,), lq_size=32))
+    assert names.differing_buffers(UNET, larger) == [name for name in larger if name.endswith("attn_mask")]
 
 
 def test_weights_of_another_configuration_are_told_from_those_of_another_network():

@@ -130,6 +130,32 @@ def test_files_of_before_1_6_are_read():
         np.testing.assert_array_equal(weights[name], value)
 
 
+def test_a_name_that_is_set_twice_is_remembered(tmp_path):
+    twice = saved(tmp_path / "a.pth", state_dict(w=tensor(), b=tensor()) + b"(" + text("w") + tensor() + b"u")
+    assert list(torch_file.read(twice)) == ["w", "b"] and torch_file.read(twice).repeated == ("w",)
+    assert torch_file.read(FILES / "views.pth").repeated == ()
+    path, entry = tmp_path / "a.safetensors", '"w":{"dtype":"F32","shape":[1],"data_offsets":[%d,%d]}'
+    for offsets in ((0, 4, 0, 4), (0, 4, 4, 8)):
+        header = "{" + ",".join([entry, entry]) % offsets + "}"
+        path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(offsets[-1]))
+        if offsets[-1] == 4:
+            assert torch_file.read(path).repeated == ("w",)
+        else:
+            assert "holds more than once: w" in refusal(path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_archive_with_two_parts_of_one_name_is_refused(tmp_path):
+    path = saved(tmp_path / "a.pth", state_dict(w=tensor()))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("archive/data/0", bytes(16))
+    assert "1 parts twice ('archive/data/0', ...)" in refusal(path)
+
+
+def test_names_of_entries_cannot_move_the_cursor_of_a_terminal(tmp_path):
+    assert r"\x1b" in refusal(saved(tmp_path / "a.pth", state_dict(**{"\x1b[2J": number(1)})))
+
+
 def test_storages_of_an_optimiser_are_not_read(tmp_path):
     body = state_dict(params=state_dict(w=tensor()), optimizer=state_dict(m=tensor(key="absent")))
     assert list(torch_file.read(saved(tmp_path / "a.pth", body))) == ["w"]

@@ -7,7 +7,9 @@ Writes docs/images/*.png, and puts the table between the markers of README.md.
 
 import json
 import re
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import matplotlib
@@ -21,6 +23,7 @@ from tadsr_jax import bundles, data, images
 from tadsr_jax.evaluate import report as reports
 
 DOCS = Path(__file__).parent
+DEMO = DOCS.parent / "tadsr_jax" / "assets" / "demo" / "validation"
 PAIRS = {"macaque": (0.4, 0.5), "matterhorn": (0.6, 0.5)}  # photographs of the README's pair, and where to cut them
 NAMES = {"psnr_y": "PSNR-Y, dB", "ssim_y": "SSIM-Y", "gmsd": "GMSD", "spectrum_error": "spectrum error, dB"}
 
@@ -47,6 +50,25 @@ def pair(run: Path, size: int = 224) -> None:
         cuts = [picture[index][top : top + size, left : left + size] for picture in (lq, made)]
         shown += [np.concatenate(cuts, axis=1), np.full((size, 12, 3), 255, np.uint8)]
     images.write(DOCS / "images" / "pair.png", images.to_float(np.concatenate(shown[:-1], axis=1)))
+
+
+def commands(run: Path, size: int = 224) -> None:
+    """docs/images/upscale.png: two pictures as `tadsr upscale` gets them (bicubic here), and as it makes them."""
+    shown = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in PAIRS:
+            gt = images.to_float(images.read(DEMO / f"{name}.jpg"))
+            lq = images.to_uint8(np.clip(images.matlab_bicubic(gt, 1 / 4), 0, 1))
+            Image.fromarray(lq).save(Path(folder) / f"{name}.jpg", quality=90)
+        command = ["tadsr", "upscale", folder, "-o", f"{folder}/large", "--weights", run]
+        subprocess.run(command, check=True)
+        for name, (down, right) in PAIRS.items():
+            large = Image.open(Path(folder) / "large" / f"{name}.png")
+            small = Image.open(Path(folder) / f"{name}.jpg").resize(large.size, Image.Resampling.BICUBIC)
+            left, top = int((large.width - size) * right), int((large.height - size) * down)
+            cuts = [np.asarray(each.crop((left, top, left + size, top + size))) for each in (small, large)]
+            shown += [np.concatenate(cuts, axis=1), np.full((size, 12, 3), 255, np.uint8)]
+    images.write(DOCS / "images" / "upscale.png", images.to_float(np.concatenate(shown[:-1], axis=1)))
 
 
 def curves(run: Path) -> None:
@@ -90,6 +112,7 @@ def table(run: Path) -> str:
 def main(run: Path) -> None:
     (DOCS / "images").mkdir(exist_ok=True)
     pair(run)
+    commands(run)
     curves(run)
     sheet = Image.open(run / "comparison.png")
     sheet.save(DOCS / "images" / "comparison.png", optimize=True)

@@ -7,25 +7,25 @@ torch_resize                                     area, bilinear, bicubic as PyTo
 read, decode, probe                              file or bytes -> RGB, size from the header alone
 write, encode                                    RGB -> file or bytes
 
-Arrays are (h, w, 3) RGB. The resizes are apart because they differ: at x1/4, PyTorch's bicubic without antialiasing is
-26.5 dB away from MATLAB's. OpenCV is imported where it is used, so that reading ordinary files needs Pillow alone.
+Arrays are (h, w, 3) RGB: what training and scores want. People's files, with alpha, profiles and tags, are the matter
+of pictures/, whose decoder serves here too. The resizes are apart because they differ: at x1/4, PyTorch's bicubic
+without antialiasing is 26.5 dB away from MATLAB's. OpenCV is imported where it is used, so that reading ordinary files
+needs Pillow alone.
 """
 
 import functools
-import importlib
 import io
 import math
 import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from tadsr_jax import pictures
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-# Pillow offers dozens of decoders; a picture from a stranger meets only these.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
-for _name in ("Png", "Jpeg", "WebP", "Bmp", "Tiff", "Ppm"):
-    importlib.import_module(f"PIL.{_name}ImagePlugin")  # Pillow would load all of its plugins, or too few
+FORMATS = ("PNG", "JPEG", "WebP", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 178_956_970  # two times Pillow's warning limit: where Pillow itself refuses a decompression bomb
 MODES = ("area", "bilinear", "bicubic")
 
@@ -167,30 +167,10 @@ def torch_resize(
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def _open(source: bytes | str | os.PathLike) -> Image.Image:
-    """Read the header alone; ValueError where it is no picture of the accepted formats, or too large a one."""
-    name = "data" if isinstance(source, bytes) else str(source)
-    try:
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
-    except (FileNotFoundError, PermissionError):
-        raise
-    except Image.DecompressionBombError:
-        raise ValueError(
-            f"{name}: its header says more than {MAX_PIXELS:,} pixels, which is all that is decoded."
-        ) from None
-    except Exception as error:  # Pillow's decoders raise nearly everything on damaged headers
-        raise ValueError(f"{name}: no picture ({type(error).__name__}); expected {', '.join(FORMATS)}.") from None
-    if image.width * image.height > MAX_PIXELS:
-        size = f"{image.width}x{image.height}"
-        image.close()
-        raise ValueError(f"{name}: its header says {size} pixels; more than the {MAX_PIXELS:,} that are decoded.")
-    return image
-
-
 def probe(source: bytes | str | os.PathLike) -> tuple[int, int]:
     """(height, width) from the header, without decoding; as the file stores it, before any EXIF rotation."""
-    with _open(source) as image:
-        return image.height, image.width
+    with pictures.opened(source, formats=FORMATS, most=MAX_PIXELS) as header:
+        return header.height, header.width
 
 
 def decode(source: bytes | str | os.PathLike) -> np.ndarray:
@@ -199,58 +179,14 @@ def decode(source: bytes | str | os.PathLike) -> np.ndarray:
     Grey, palette and CMYK become RGB; alpha is dropped (not blended); EXIF orientation is applied; of several frames
     the first is taken. ValueError, with the name of the file, where it cannot be decoded to the end.
     """
-    name = "data" if isinstance(source, bytes) else str(source)
-    with _open(source) as image:
-        try:
-            if image.mode == "F":
-                raise ValueError("samples are floats; 8 or 16 bits are read")
-            if _has_16_bits(image):
-                return _upright(_decode_16_bits(source, image), image.getexif().get(0x0112, 1))
-            ImageOps.exif_transpose(image, in_place=True)
-            if image.mode in ("P", "PA", "LA", "La"):
-                image = image.convert("RGBA")  # through the palette; transparent entries keep their colour
-            return np.array(image.convert("RGB"))
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"{name}: damaged or truncated ({reason}).") from None
+    with pictures.opened(source, formats=FORMATS, most=MAX_PIXELS) as header:
+        pixels = pictures.samples(header)
+    if pixels.ndim == 2 or pixels.shape[-1] == 2:
+        return np.repeat(pixels.reshape(*pixels.shape[:2], -1)[..., :1], 3, axis=-1)
+    return np.ascontiguousarray(pixels[..., :3])
 
 
 read = decode  # of a path: what a reader looks for first
-
-
-def _has_16_bits(image: Image.Image) -> bool:
-    """Whether the samples have 16 bits: Pillow shows it for grey, and hides it for colour PNG and TIFF."""
-    if image.mode.startswith(("I;16", "I")):
-        return True
-    rawmode = str(image.tile[0][3]) if image.tile else ""
-    return "16" in rawmode and image.format in ("PNG", "TIFF", "PPM")
-
-
-def _decode_16_bits(source: bytes | str | os.PathLike, image: Image.Image) -> np.ndarray:
-    """uint16 RGB. Pillow keeps 16-bit grey, but cuts 16-bit colour to 8 bits: that goes through OpenCV."""
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64)
-        return np.repeat(np.clip(grey, 0, 65535).astype(np.uint16)[..., None], 3, axis=-1)
-    import cv2
-
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise ValueError("OpenCV cannot decode it")
-    if pixels.ndim == 2:
-        return np.repeat(pixels[..., None], 3, axis=-1)
-    return np.ascontiguousarray(pixels[..., 2::-1])  # BGR or BGRA -> RGB
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation 1..8, as Pillow does for 8 bits."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
 
 
 def encode(image: np.ndarray, suffix: str = ".png", *, quality: int = 95) -> bytes:

@@ -4,6 +4,8 @@ A checkpoint appears by one rename when it is complete, so a killed run leaves w
 
     WORKDIR/checkpoints/STEP/state      the TrainState
     WORKDIR/checkpoints/STEP/position   {"batches": consumed, "seconds": trained so far, over all starts}
+
+Checkpoints   for the run itself: save, restore, go on        steps, read   for whoever only looks at a run
 """
 
 import contextlib
@@ -12,6 +14,7 @@ import logging
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from tadsr_jax.sharding import shardings
@@ -24,7 +27,33 @@ class WrongCheckpoint(ValueError):
 
 def exist(folder: Path) -> bool:
     """Whether a run has saved anything in `folder`."""
-    return Path(folder).is_dir() and any(child.name.isdigit() for child in Path(folder).iterdir())
+    return bool(steps(folder))
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps of the complete checkpoints in `folder`, in order; one being written has another name until it is whole."""
+    return sorted(int(child.name) for child in Path(folder).glob("*") if child.name.isdigit())
+
+
+def read(folder: Path, shapes: TrainState, step: int) -> TrainState:
+    """The state of a step as NumPy arrays, whatever devices it was saved from; the run may be going on meanwhile.
+
+    `shapes` as in `Checkpoints.restore`, and WrongCheckpoint as there. Nothing in `folder` is touched.
+    """
+    place = Path(folder).absolute() / str(step)
+    target = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)  # no memory
+    handler = ocp.StandardCheckpointHandler()  # a manager would tidy up the folder, and warn of much
+    try:
+        _check_same_arrays(handler.metadata(place / "state").tree, shapes)
+        return handler.restore(place / "state", args=ocp.args.StandardRestore(target))
+    except WrongCheckpoint as error:
+        raise WrongCheckpoint(f"{place} is not of the config beside it: {error}.") from None
+    except Exception as error:  # Orbax passes on whatever its parts raise
+        others = ", ".join(str(other) for other in steps(folder) if other != step)
+        hint = f"try another step: {others}" if others else "there is no other step"
+        raise WrongCheckpoint(f"{place} cannot be read ({_first_line(error)}); {hint}.") from error
+    finally:
+        handler.close()
 
 
 class Checkpoints:

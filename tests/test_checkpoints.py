@@ -60,6 +60,19 @@ def test_old_checkpoints_are_removed_and_so_is_what_a_killed_run_left(tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "4"]
 
 
+def test_whoever_looks_at_a_run_gets_numpy_arrays_of_any_step_and_disturbs_nothing(tmp_path, mesh):
+    saved(tmp_path, mesh, 2, 10)
+    (tmp_path / "11.orbax-checkpoint-tmp").mkdir()  # the run is saving
+    assert checkpoints.steps(tmp_path) == [2, 10] and checkpoints.steps(tmp_path / "none") == []
+    for step in (2, 10):
+        state = checkpoints.read(tmp_path, jax.eval_shape(lambda: state_at(0)), step)
+        jax.tree.map(np.testing.assert_array_equal, state, state_at(step))
+        assert {type(leaf) for leaf in jax.tree.leaves(state)} == {np.ndarray}
+    assert (tmp_path / "11.orbax-checkpoint-tmp").exists()
+    with pytest.raises(WrongCheckpoint, match=r"is \(2, 3\) there, \(2, 5\) here"):
+        checkpoints.read(tmp_path, jax.eval_shape(lambda: state_at(0, width=5)), 2)
+
+
 def test_a_checkpoint_of_another_network_is_refused_with_the_arrays_that_differ(tmp_path, mesh):
     saved(tmp_path, mesh, 1)
     with Checkpoints(tmp_path) as manager:

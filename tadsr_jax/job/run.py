@@ -7,16 +7,14 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-from clu import parameter_overview
 
 from tadsr_jax import bundles, checkpoints, data, images, loop, train
 from tadsr_jax.evaluate import report as reports
-from tadsr_jax.job.parts import family_settings
 from tadsr_jax.job.read import Job
+from tadsr_jax.job.saved import abstract_state, bundle_of, example, write_bundle
 from tadsr_jax.logs import clock, say
 from tadsr_jax.sharding import place
-from tadsr_jax.types import Batch, Bundle, TrainState
+from tadsr_jax.types import Bundle, TrainState
 
 
 def _write_json(path: Path, content) -> None:
@@ -77,13 +75,7 @@ def _initial(job: Job, weights: dict, frozen: dict) -> TrainState:
     if student is None:
         student = jax.jit(job.family.init)(key)["denoiser"]
     make = partial(train.init_state, family=job.family, recipe=job.recipe, optimizers=job.optimizers)
-    return jax.jit(make)(key, student=student, frozen=frozen, batch=_example(job))
-
-
-def _example(job: Job) -> Batch:
-    """A batch of one, for its shapes."""
-    size, scale = job.config["data"]["gt_size"], job.config["scale"]
-    return Batch(lq=jnp.zeros((1, size // scale, size // scale, 3)), gt=jnp.zeros((1, size, size, 3)))
+    return jax.jit(make)(key, student=student, frozen=frozen, batch=example(job.config))
 
 
 def _evaluator(job: Job, frozen: dict, sampler):
@@ -110,15 +102,9 @@ def _finish(job: Job, workdir: Path, name: str, state: TrainState, frozen: dict,
     """Bundle, report.json and comparison.png of the averaged student. `seconds`: what training took."""
     started = time.monotonic()
     config, family, pairs = job.config, job.family, job.pairs
-    ema = jax.device_get(state.ema)
     steps, all_steps = job.recipe.sample_steps, family.schedule.num_steps
-    about = {"recipe": config["recipe"], "scale": family.scale, "steps": steps, "config": config}
-    about["sources"] = {key: value for key, value in config["init"].items() if value}  # whose licences go on
-    about["sources"]["pictures"] = config["data"].get("path") or config["data"]["source"]
-    params = {"student": ema, "autoencoder": jax.device_get(frozen["autoencoder"])}
-    bundles.save(
-        workdir / "bundle", family=config["family"], settings=family_settings(config), params=params, info=about
-    )
+    bundle = bundle_of(config, family, job.recipe, state, frozen["autoencoder"])
+    write_bundle(workdir / "bundle", bundle)
 
     student = sampler(state.ema, frozen["autoencoder"], steps=steps)
     teacher = undistilled = None
@@ -129,7 +115,7 @@ def _finish(job: Job, workdir: Path, name: str, state: TrainState, frozen: dict,
     made = {
         "recipe": config["recipe"],
         **reports.report(pairs, scale=family.scale, student=student, teacher=teacher, undistilled=undistilled),
-        "student_sha256": bundles.tree_sha256(ema),
+        "student_sha256": bundles.tree_sha256(bundle.params["student"]),
         "steps": int(state.step),
         "skipped": int(state.skipped),
         "seconds": round(seconds + time.monotonic() - started, 1),
@@ -151,11 +137,12 @@ def _finish(job: Job, workdir: Path, name: str, state: TrainState, frozen: dict,
 
 def overview(job: Job) -> str:
     """The student's parameters in a table, and how many there are in each network of the job."""
+    from clu import parameter_overview  # of the `train` extra, which whoever only reads a run need not have
+
     shapes = bundles.expected_shapes(job.family)
     known = {"teacher": shapes["student"], "autoencoder": shapes["autoencoder"], "lpips": job.weights.get("lpips")}
     frozen = {name: known[name] for name in job.recipe.frozen}
-    make = partial(train.init_state, family=job.family, recipe=job.recipe, optimizers=job.optimizers)
-    state = jax.eval_shape(make, jax.random.key(0), student=shapes["student"], frozen=frozen, batch=_example(job))
+    state = abstract_state(job.config, job.family, job.recipe, job.optimizers)
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
     lines = [f"{name}: {count(tree):,} parameters, learning" for name, tree in state.params.items()]
     lines += [f"{name}: {count(tree):,} parameters, fixed" for name, tree in frozen.items()]

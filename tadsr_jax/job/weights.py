@@ -33,7 +33,7 @@ def check_needs(config: dict, family: Family, recipe: Recipe, *, trains_teacher:
         missing.append("data.path")
     if "teacher" in recipe.frozen and not init.get("teacher") and not trains_teacher:
         missing.append("init.teacher")
-    has_autoencoder = init.get("autoencoder") or trains_teacher or _bundle(init)
+    has_autoencoder = autoencoder_source(init) or trains_teacher
     if jax.tree.leaves(bundles.expected_shapes(family)["autoencoder"]) and not has_autoencoder:
         missing.append("init.autoencoder")
     if "lpips" in recipe.frozen:
@@ -43,9 +43,10 @@ def check_needs(config: dict, family: Family, recipe: Recipe, *, trains_teacher:
         raise ValueError(f"needed, but not set: {needs}.".format(source=config["data"].get("source")))
 
 
-def _bundle(init: dict) -> str | None:
-    """The bundle among what config.init names; it brings its autoencoder."""
-    return next((init[key] for key in ("teacher", "student") if init.get(key) and Path(init[key]).is_dir()), None)
+def autoencoder_source(init: dict) -> str | None:
+    """What config.init names for the autoencoder: its own file, or a bundle, which brings one."""
+    named = [init[key] for key in ("teacher", "student") if init.get(key) and Path(init[key]).is_dir()]
+    return init.get("autoencoder") or next(iter(named), None)
 
 
 def read_weights(config: dict, family: Family, recipe: Recipe) -> dict:
@@ -70,22 +71,21 @@ def read_weights(config: dict, family: Family, recipe: Recipe) -> dict:
     weights = {}
     for key in ("teacher", "student"):
         if init.get(key):
-            weights[key] = _network("denoiser", init[key], family, f"config.init.{key}")
-    source = init.get("autoencoder") or _bundle(init)
+            weights[key] = read_network("denoiser", init[key], family, f"config.init.{key}")
     if not jax.tree.leaves(bundles.expected_shapes(family)["autoencoder"]):
         if init.get("autoencoder"):
             raise ValueError(
                 f"config.init.autoencoder is {init['autoencoder']!r}, but these latents need no weights; leave it out."
             )
         weights["autoencoder"] = {}
-    elif source:
-        weights["autoencoder"] = _network("autoencoder", source, family, "config.init.autoencoder")
+    elif source := autoencoder_source(init):
+        weights["autoencoder"] = read_network("autoencoder", source, family, "config.init.autoencoder")
     if "lpips" in recipe.frozen:
         weights["lpips"] = lpips_files.load(init["lpips_backbone"], init["lpips_heads"])
     return weights
 
 
-def _network(network: str, path: str, family: Family, key: str) -> dict:
+def read_network(network: str, path: str, family: Family, key: str) -> dict:
     """A network's parameters from a public file, or from a bundle of the same model."""
     if not Path(path).is_dir():
         return names.to_flax(family.networks[network], torch_file.read(path), source=f"{key}={path}")["params"]

@@ -7,8 +7,8 @@ read, size      whole, and the header alone         check_target, losses   what 
 write           atomically, by suffix               bleed                  colours under no cover, before upscaling
 from_pil, to_pil                                    opened, samples        for those who need arrays alone (images.py)
 
-reading and writing are the doors; png and tiff know their formats, tags the directories of TIFF and EXIF, levels the
-arithmetic on samples, bands how to go through a large picture. NumPy, Pillow, zlib, and OpenCV for 16-bit PNG; no jax.
+reading and writing are the doors, which lean on Pillow; png, tiff and exif add what it lacks (16 bits, by OpenCV and
+tifffile); levels has the arithmetic on samples. No jax.
 """
 
 from tadsr_jax.pictures.levels import bleed, on_white, to_8_bits

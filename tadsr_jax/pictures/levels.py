@@ -5,14 +5,19 @@ on_white     alpha away: what a viewer would see on white paper
 bleed        colours of invisible pixels out of their visible neighbours, so that nothing dark creeps in
 turned       an EXIF orientation undone
 
-Large pictures are worked on in bands, so that only the result needs room.
+Large pictures are worked on in bands of rows, so that only the result needs room.
 """
 
 import numpy as np
 
-from tadsr_jax.pictures.bands import bands
-
 BAND = 4_000_000  # bytes
+
+
+def bands(pixels: np.ndarray, size: int) -> list[tuple[int, int]]:
+    """(start, stop) row numbers of bands of about `size` bytes, of one row at least."""
+    height = pixels.shape[0]
+    step = max(1, size // max(1, pixels[:1].nbytes))
+    return [(start, min(start + step, height)) for start in range(0, height, step)]
 
 
 def to_8_bits(pixels: np.ndarray) -> np.ndarray:

@@ -22,14 +22,18 @@ import stat
 import struct
 import warnings
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
-from tadsr_jax.pictures import png, tags, tiff
+from tadsr_jax.pictures import exif as exif_blocks
+from tadsr_jax.pictures import png
 from tadsr_jax.pictures.levels import turned
 from tadsr_jax.pictures.picture import Picture
+
+if TYPE_CHECKING:
+    from tifffile import TiffPage
 
 # Pillow offers dozens of decoders; a picture from a stranger meets only these, whatever its name says.
 FORMATS = ("PNG", "JPEG", "WebP", "BMP", "TIFF", "GIF")
@@ -37,6 +41,7 @@ for _name in ("Png", "Jpeg", "Mpo", "WebP", "Bmp", "Tiff", "Gif", "Ppm"):
     importlib.import_module(f"PIL.{_name}ImagePlugin")  # Pillow would load all of its plugins, or too few
 MAX_PIXELS = 2**29  # 537 megapixels; more is taken for a decompression bomb
 XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:="|>))[2-8]')
+ORIENTATION, WIDTH, HEIGHT = ExifTags.Base.Orientation, ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength
 
 
 class Unreadable(ValueError):
@@ -45,14 +50,14 @@ class Unreadable(ValueError):
 
 @dataclasses.dataclass
 class Opened:
-    """A header. `image` is None for a TIFF that Pillow does not know; `page` is None for what is no (classic) TIFF."""
+    """A header: `page` of a 16-bit TIFF, `image` of everything else."""
 
     file: BinaryIO
     height: int
     width: int
     image: Image.Image | None
-    page: tiff.Layout | None
-    is_deep: bool
+    page: "TiffPage | None" = None
+    is_deep: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -61,7 +66,7 @@ class Opened:
 
 def read(path: str | os.PathLike) -> Picture:
     """The picture in a file: PNG, JPEG, WebP, BMP or TIFF by content, not by name; of several frames the first."""
-    with _hushed(), opened(path) as header:
+    with opened(path) as header:
         exif, _, exif_notes = _exif(header)
         icc, icc_notes = _profile(header)
         image, icc, colour_notes = _in_rgb(header.image, icc)
@@ -73,7 +78,7 @@ def read(path: str | os.PathLike) -> Picture:
 
 def size(path: str | os.PathLike) -> tuple[int, int]:
     """(height, width) of the upright picture, without decoding it."""
-    with _hushed(), opened(path) as header:
+    with opened(path) as header:
         return (header.width, header.height) if _exif(header)[1] > 4 else (header.height, header.width)
 
 
@@ -86,7 +91,8 @@ def opened(
     What a decoder raises while the header is in use becomes a ValueError, too.
     """
     name = shown(source)
-    with _file(source) as file:
+    with _file(source) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # complaints about odd tags, in the middle of a progress bar
         with _named(name, "no picture, or a damaged one"):
             header = _header(file, formats, most)
         with _named(name, "damaged or truncated"):
@@ -98,19 +104,24 @@ def _header(file: BinaryIO, formats: tuple[str, ...], most: int) -> Opened:
     head, notes = file.read(16), ()
     if not head:
         raise Unreadable("no picture; the file is empty")
-    page = tiff.layout(file) if "TIFF" in formats else None
-    if page and tiff.is_deep(page):
-        image = None
+    page = None
+    if "TIFF" in formats and head[:2] in (b"II", b"MM"):
+        from tadsr_jax.pictures import tiff  # tifffile takes a tenth of a second to import
+
+        page = tiff.first_page(file)
+    image = None
+    if page:
+        height, width = page.imagelength, page.imagewidth
     else:
         image, notes = _image(file, head, formats)
-        page = page if image.format == "TIFF" else None
-    # The tags have the size as stored; Pillow tells that of a turned TIFF upright, but not in all of its versions.
-    height, width = (page.one(tiff.HEIGHT), page.one(tiff.WIDTH)) if page else (image.height, image.width)
+        # The tags have the size as stored; Pillow tells that of a turned TIFF upright, but not in all of its versions.
+        stored = getattr(image, "tag_v2", {})
+        height, width = stored.get(HEIGHT, image.height), stored.get(WIDTH, image.width)
     if height * width > most:
         raise Unreadable(f"its header says {width}x{height} pixels; more than the {most:,} that are decoded")
     if min(height, width) < 1:
         raise Unreadable(f"no picture; its header says {width}x{height} pixels")
-    return Opened(file, height, width, image, page, image is None or "16" in _rawmode(image), notes)
+    return Opened(file, height, width, image, page, page is not None or "16" in _rawmode(image), notes)
 
 
 @contextlib.contextmanager
@@ -126,14 +137,6 @@ def _named(name: str, complaint: str) -> Iterator[None]:
         raise ValueError(f"{name}: {error}.") from None
     except Exception as error:
         raise ValueError(f"{name}: {complaint} ({_reason(error)}).") from None
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Without Pillow's complaints about odd tags, which would be printed into a progress bar."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
 
 
 def shown(source: bytes | str | os.PathLike) -> str:
@@ -162,6 +165,8 @@ def _reason(error: Exception) -> str:
     """The first line of a message, or what it means where it speaks of Python."""
     if isinstance(error.__cause__ or error, struct.error | IndexError):
         return "it ends too early"
+    if str(error) == "unknown pixel mode":  # of TIFF
+        return "its samples are of a kind that is not read; save it as PNG"
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return text.rstrip(".")
 
@@ -195,24 +200,29 @@ def samples(header: Opened, image: Image.Image | None = None) -> np.ndarray:
     """
     orientation = _exif(header)[1]
     if header.image is None:
+        from tadsr_jax.pictures import tiff
+
         return turned(tiff.decode_16(header.file, header.page), orientation)
     if header.image.format == "PNG":
+        if header.is_deep:
+            pixels = png.decode_16(header.file, header.image.info.get("transparency"))
+            return turned(pixels, orientation)
         collections.deque(png.needed(header.file), maxlen=0)  # for their checksums
-    pixels = levels(image or header.image)  # of 16-bit PNG as well: Pillow finds the damage that OpenCV overlooks
-    if header.is_deep and header.image.format == "PNG":
-        pixels = png.decode_16(header.file, header.image.info.get("transparency"))
+    pixels = levels(image or header.image)
     if header.image.format == "TIFF":
-        orientation = header.image.getexif().get(tags.ORIENTATION, 1)  # what is left: Pillow turns these as it decodes
+        orientation = header.image.getexif().get(ORIENTATION, 1)  # what is left: Pillow turns these as it decodes
     return turned(pixels, orientation)
 
 
 def levels(image: Image.Image) -> np.ndarray:
     """The samples of a Pillow image in one of our layouts, not turned; 16 bits in grey alone."""
-    steps = {"L;2": 85, "L;4": 17}.get(_rawmode(image), 1)  # Pillow spreads such samples over 0..255, but not the key
+    rawmode = _rawmode(image)
+    steps = {"L;2": 85, "L;4": 17}.get(rawmode, 1)  # Pillow spreads such samples over 0..255, but not the key
     image.load()
     mode, key = image.mode, image.info.get("transparency")
     if mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16)
+        pixels = np.asarray(image).astype(np.uint16)
+        return pixels << 4 | pixels >> 8 if rawmode == "I;12" else pixels
     if mode == "I" and np.min(image) >= 0 and np.max(image) <= 65535:  # 16 bits in a wider box: PGM
         return np.asarray(image).astype(np.uint16)
     if mode in ("F", "I"):
@@ -245,12 +255,8 @@ def _in_rgb(image: Image.Image | None, icc: bytes | None) -> tuple[Image.Image |
     image.load()
     try:
         if image.mode == "LAB":
-            lab = ImageCms.createProfile("LAB")
-            return (
-                ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB", **how),
-                None,
-                ("Lab converted to sRGB",),
-            )
+            rgb = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), srgb, outputMode="RGB", **how)
+            return rgb, None, ("Lab converted to sRGB",)
         if icc and icc[16:20] == b"CMYK":
             inks = ImageCms.ImageCmsProfile(io.BytesIO(icc))
             rgb = ImageCms.profileToProfile(image, inks, srgb, outputMode="RGB", **how)
@@ -265,40 +271,32 @@ def _in_rgb(image: Image.Image | None, icc: bytes | None) -> tuple[Image.Image |
 
 
 def _exif(header: Opened) -> tuple[bytes | None, int, tuple[str, ...]]:
-    """The EXIF block, upright and without thumbnail; the orientation 1..8 of the stored pixels; notes."""
-    page, block, orientation = header.page, None, None
-    info = header.image.info if header.image else {}
+    """The EXIF block, upright and without thumbnail; the orientation 1..8 of the stored pixels; notes.
+
+    Pillow looks for an orientation in XMP as well, because some programs turn pictures there alone.
+    """
+    orientation = 1
     try:
-        if page:
-            block = tags.exif_of(header.file, page.order, page.tags)
-            orientation = page.one(tags.ORIENTATION) or None
+        if header.page:
+            exif = Image.Exif()
+            exif.bigtiff, exif.endian = header.page.parent.is_bigtiff, header.page.parent.byteorder
+            exif.load_from_fp(header.file, header.page.offset)
         else:
-            block = info.get("exif")
-            if block is None and header.image.format == "PNG":
-                block = png.exif(header.file) or _exif_in_text(info)
-        if block:
-            block, told = tags.upright(block)
-            orientation = told or orientation
-        notes = ()
-    except (ValueError, IndexError, struct.error):
+            if header.image.format == "PNG" and header.image.tile and "exif" not in header.image.info:
+                header.image.info["exif"] = png.exif(header.file)  # or Pillow would decode all pixels to find it
+            exif = header.image.getexif()
+            if not len(exif) and header.image.info.get("exif"):
+                raise ValueError("Pillow reads none of it")
+        orientation = exif.get(ORIENTATION, 1)
+        block, notes = exif_blocks.block(exif), ()
+    except Exception:  # Pillow raises nearly everything
         block, notes = None, ("the EXIF data are damaged, and were left out",)
-    if orientation is None:  # some programs turn pictures in XMP alone
-        told = XMP_ORIENTATION.search(_packet(header))
-        orientation = int(told[0][-1:]) if told else 1
     return block, orientation if orientation in range(1, 9) else 1, notes
-
-
-def _exif_in_text(info: dict) -> bytes | None:
-    """What ImageMagick wrote before PNG had a chunk for it: "\nexif\n  length\n", then hexadecimal lines."""
-    text = info.get("Raw profile type exif")
-    return bytes.fromhex("".join(text.split("\n")[3:])) if text else None
 
 
 def _profile(header: Opened) -> tuple[bytes | None, tuple[str, ...]]:
     """The ICC profile, where its header is one; "acsp" is the signature at byte 36 of every profile."""
-    icc = header.image.info.get("icc_profile") if header.image else None
-    if header.page and tags.ICC in header.page.tags:
-        icc = header.page.tags[tags.ICC].data
+    icc = header.page.iccprofile if header.page else header.image.info.get("icc_profile")
     if icc and (len(icc) < 128 or icc[36:40] != b"acsp"):
         return None, ("the ICC profile is damaged, and was left out",)
     return icc or None, ()
@@ -306,10 +304,10 @@ def _profile(header: Opened) -> tuple[bytes | None, tuple[str, ...]]:
 
 def _packet(header: Opened) -> bytes:
     """The XMP packet as it stands; empty where there is none."""
-    info = header.image.info if header.image else {}
-    xmp = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
-    if header.page and tags.XMP in header.page.tags:
-        xmp = header.page.tags[tags.XMP].data
+    if header.page:
+        xmp = header.page.tags.valueof("XMP") or b""
+    else:
+        xmp = header.image.info.get("xmp") or header.image.info.get("XML:com.adobe.xmp") or b""
     return xmp.encode() if isinstance(xmp, str) else bytes(xmp)
 
 
@@ -320,8 +318,8 @@ def _xmp(header: Opened) -> bytes | None:
 
 def _dpi(header: Opened) -> tuple[float, float] | None:
     """Dots per inch across and down, where the file says something sensible."""
-    told = tiff.resolution(header.page) if header.page else header.image.info.get("dpi")
     try:
+        told = header.page.get_resolution("inch") if header.page else header.image.info.get("dpi")
         across, down = (float(value) for value in told)
     except (TypeError, ValueError, ZeroDivisionError):
         return None
@@ -330,13 +328,10 @@ def _dpi(header: Opened) -> tuple[float, float] | None:
 
 def _frames(header: Opened) -> tuple[str, ...]:
     """A note where there is more than the picture that is read."""
-    if header.page:
-        count = tiff.pages(header.file, header.page)
-    else:
-        try:
-            count = getattr(header.image, "n_frames", 1)
-        except (EOFError, OSError, SyntaxError, ValueError):  # damaged behind the first
-            return ()
+    try:
+        count = len(header.page.parent.pages) if header.page else getattr(header.image, "n_frames", 1)
+    except Exception:  # damaged behind the first
+        return ()
     return (f"first of {count} frames",) if count > 1 else ()
 
 
@@ -346,10 +341,10 @@ def _frames(header: Opened) -> tuple[str, ...]:
 def from_pil(image: Image.Image) -> Picture:
     """A Picture of a Pillow image of any mode, turned upright; 16 bits where Pillow has them (grey)."""
     image.load()
-    header = Opened(io.BytesIO(), image.height, image.width, image, None, False)
+    header = Opened(io.BytesIO(), image.height, image.width, image)
     exif, orientation, exif_notes = _exif(header)
     if image.format == "TIFF":
-        orientation = image.getexif().get(tags.ORIENTATION, 1)
+        orientation = image.getexif().get(ORIENTATION, 1)
     icc, icc_notes = _profile(header)
     rgb, icc, colour_notes = _in_rgb(image, icc)
     notes = (*exif_notes, *icc_notes, *colour_notes)

@@ -1,155 +1,73 @@
-"""TIFF of 16 bits: what Pillow cuts to 8 bits, refuses, or cannot write with a profile.
+"""TIFF by the library tifffile: reading the 16 bits that Pillow cuts to 8, and writing all there is.
 
-layout      the first directory of a classic TIFF
-is_deep     whether its samples are 16 (or 12) bit grey, grey + alpha, RGB or RGBA
-decode_16   uint16 samples, straight alpha
-pages       how many pictures the file holds
-write       any of our pictures, deflated strip by strip in parallel, with ICC, EXIF, XMP and resolution
+first_page   what a file says of its first picture, where that has 16 bits
+decode_16    uint16 samples, straight alpha
+write        any of our pictures, packed strip by strip in parallel, with ICC, EXIF, XMP and resolution
 
-Reading leans on Pillow (libtiff) for every compression: a directory of our own is put behind the file, which calls the
-samples of a row one wide grey picture, or each colour plane a picture of its own. Differences between neighbours
-(Predictor 2) are then summed here, because libtiff would take the wrong neighbour.
+Without the package imagecodecs, tifffile packs and unpacks deflate and PackBits; LZW and the like are read by OpenCV.
 """
 
-import io
+import contextlib
+import logging
 import struct
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
-from PIL import TiffImagePlugin
+import tifffile
+from PIL import Image
 
-from tadsr_jax.pictures import tags as tagging
-from tadsr_jax.pictures.bands import bands, deflate, ordered
-from tadsr_jax.pictures.tags import Tag, values
+from tadsr_jax.pictures.exif import PREFIX, loaded, said
 
-WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
-STRIP_OFFSETS, SAMPLES, STRIP_ROWS, STRIP_BYTES, PLANAR, PREDICTOR = 273, 277, 278, 279, 284, 317
-TILE_WIDTH, TILE_OFFSETS, TILE_BYTES, EXTRA, SAMPLE_FORMAT = 322, 324, 325, 338, 339
-MINUS_IS_WHITE, GREY, RGB = 0, 1, 2  # photometric interpretations
-ASSOCIATED = 1  # of EXTRA: colours were multiplied by alpha
-MOST_BYTES = 2**32 - 2**24  # offsets have 32 bits; some room for a profile and for pixels that do not shrink
+COLOURS = {0: 1, 1: 1, 2: 3}  # photometric interpretation (grey whose 0 is white, grey, RGB) -> channels
+ASSOCIATED, STRAIGHT = 1, 2  # kinds of alpha: colours multiplied by it, or not
+XMP = 700
 STRIP = 2_000_000  # bytes
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # or Python prints its complaints
 
 
-class Layout(NamedTuple):
-    """The first directory of a file, at offset `at`."""
-
-    order: str
-    at: int
-    tags: dict[int, Tag]
-    next: int
-
-    def get(self, number: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
-        """The numbers of a tag."""
-        return values(self.tags.get(number), self.order) or default
-
-    def one(self, number: int, default: int = 0) -> int:
-        """The first number of a tag."""
-        return self.get(number, (default,))[0]
+def first_page(file: BinaryIO) -> tifffile.TiffPage | None:
+    """The first picture of a TIFF, if it has unsigned 16 bits a sample, grey or RGB; all others are for Pillow."""
+    with contextlib.suppress(Exception):  # tifffile raises nearly everything on what is damaged, or no TIFF
+        file.seek(0)
+        page = tifffile.TiffFile(file).pages.first
+        is_deep = page.bitspersample == 16 and page.sampleformat == 1 and page.compression != 7  # JPEG
+        if is_deep and page.imagedepth == 1 and page.samplesperpixel >= COLOURS.get(int(page.photometric), 99):
+            return page
+    return None
 
 
-def layout(file: BinaryIO) -> Layout | None:
-    """The first directory, or None where the file is no classic TIFF."""
+def decode_16(file: BinaryIO, page: tifffile.TiffPage) -> np.ndarray:
+    """uint16 (h, w), or (h, w, c) with 2, 3 or 4 channels."""
+    height, width, colours = page.imagelength, page.imagewidth, COLOURS[int(page.photometric)]
     try:
-        order, first = tagging.start(file)
-        return Layout(order, first, *tagging.directory(file, order, first))
-    except ValueError:
-        return None
-
-
-def pages(file: BinaryIO, page: Layout, *, most: int = 10_000) -> int:
-    """The number of directories, each counted once, `most` at most."""
-    seen, at = {page.at}, page.next
-    while at and at not in seen and len(seen) < most:
-        seen.add(at)
-        file.seek(at)
-        count = file.read(2)
-        if len(count) < 2:
-            break
-        file.seek(at + 2 + 12 * struct.unpack(page.order + "H", count)[0])
-        at = struct.unpack(page.order + "I", file.read(4).rjust(4, b"\0"))[0]
-    return len(seen)
-
-
-def resolution(page: Layout) -> tuple[float | None, float | None]:
-    """Dots per inch, across and down."""
-    unit = {2: 1.0, 3: 2.54}.get(page.one(tagging.RESOLUTION_UNIT, 2))
-    across, down = (
-        tagging.ratio(page.tags.get(number), page.order) for number in (tagging.X_RESOLUTION, tagging.Y_RESOLUTION)
-    )
-    return (across and unit and across * unit, down and unit and down * unit)
-
-
-# --- reading --------------------------------------------------------------------------------------------------------
-
-
-def is_deep(page: Layout) -> bool:
-    """Unsigned 16 bits (or 12, in files of Intel order) in every sample; grey or RGB, with or without more channels."""
-    bits = set(page.get(BITS, (1,)))
-    colours = {MINUS_IS_WHITE: 1, GREY: 1, RGB: 3}.get(page.one(PHOTOMETRIC, -1), 99)
-    return (
-        (bits == {16} or (bits == {12} and page.order == "<"))
-        and set(page.get(SAMPLE_FORMAT, (1,))) == {1}
-        and colours <= page.one(SAMPLES, 1)
-        and page.one(COMPRESSION, 1) != 7  # JPEG
-    )
-
-
-def decode_16(file: BinaryIO, page: Layout) -> np.ndarray:
-    """uint16 (h, w), or (h, w, c) with 2, 3 or 4 channels; 12 bits are spread over 16."""
-    samples = page.one(SAMPLES, 1)
-    if page.one(PLANAR, 1) == 2:
-        pixels = np.concatenate([_grey(file, page, plane, 1) for plane in range(samples)], -1)
-    else:
-        pixels = _grey(file, page, None, samples)
-    if page.one(BITS) == 12:
-        pixels = pixels << 4 | pixels >> 8
-    colours = 3 if page.one(PHOTOMETRIC) == RGB else 1
-    if page.one(PHOTOMETRIC) == MINUS_IS_WHITE:
-        pixels[..., 0] = 65535 - pixels[..., 0]
-    extra = page.one(EXTRA, 2)  # what is not said is taken for alpha, as Pillow does
-    pixels = pixels[..., : colours + (samples > colours and extra != 0)]
+        pixels = page.asarray()
+    except ValueError as error:
+        if "imagecodecs" not in str(error):
+            raise
+        pixels = _by_opencv(file, page)
+    if page.planarconfig == 2:
+        pixels = np.moveaxis(pixels.reshape(-1, height, width), 0, -1)
+    pixels = pixels.reshape(height, width, -1).astype(np.uint16, copy=False)
+    if page.photometric == 0:
+        pixels = np.concatenate([65535 - pixels[..., :1], pixels[..., 1:]], -1)
+    extra = int(page.extrasamples[0]) if page.extrasamples else STRAIGHT  # what is not said is alpha, as for Pillow
+    pixels = pixels[..., : colours + (pixels.shape[-1] > colours and extra != 0)]
     if pixels.shape[-1] > colours and extra == ASSOCIATED:
         pixels = _straight(pixels)
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
-def _grey(file: BinaryIO, page: Layout, plane: int | None, samples: int) -> np.ndarray:
-    """(h, w, samples) uint16 of the file, or of one of its planes, read as a grey picture `samples` times as wide."""
-    bits, order = page.one(BITS), page.order
-    width, height = page.one(WIDTH), page.one(HEIGHT)
-    kept = (HEIGHT, COMPRESSION, FILL_ORDER, STRIP_ROWS, 323)  # 323: rows of a tile
-    chosen = {number: page.tags[number] for number in kept if number in page.tags}
-    for number in (STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES):
-        numbers = page.get(number)
-        if plane is not None:
-            share = len(numbers) // page.one(SAMPLES)
-            numbers = numbers[plane * share : (plane + 1) * share]
-        if numbers:
-            chosen[number] = _integers(order, *numbers)
-    chosen[WIDTH] = _integers(order, width * samples)
-    if TILE_WIDTH in page.tags:
-        chosen[TILE_WIDTH] = _integers(order, page.one(TILE_WIDTH) * samples)
-    for number, value in ((BITS, bits), (PHOTOMETRIC, GREY), (SAMPLES, 1)):
-        chosen[number] = Tag(3, 1, struct.pack(order + "H", value))
+def _by_opencv(file: BinaryIO, page: tifffile.TiffPage) -> np.ndarray:
+    """(h, w) or (h, w, 3..4) of a compression that tifffile leaves to the package imagecodecs."""
+    import cv2
 
     file.seek(0)
-    data = file.read()
-    data += b"\0" * (len(data) % 2)
-    head = data[:4] + struct.pack(order + "I", len(data))
-    told = io.BytesIO(b"".join([head, memoryview(data)[8:], tagging.serialise(chosen, order, len(data))]))
-    with TiffImagePlugin.TiffImageFile(told) as image:
-        pixels = np.array(image).astype(np.uint16).reshape(height, width, samples)
-    if page.one(PREDICTOR, 1) == 2:
-        step = page.one(TILE_WIDTH, width)
-        for left in range(0, width, step):
-            part = pixels[:, left : left + step]
-            np.cumsum(part, axis=1, dtype=np.uint16, out=part)
-    return pixels
-
-
-def _integers(order: str, *numbers: int) -> Tag:
-    return Tag(4, len(numbers), struct.pack(f"{order}{len(numbers)}I", *numbers))
+    pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if page.planarconfig == 2 or pixels is None or pixels.dtype != np.uint16 or pixels.size != page.size:
+        how = getattr(page.compression, "name", page.compression)
+        raise ValueError(f"its 16 bits are packed by {how}, which is read with the package imagecodecs alone")
+    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}
+    return pixels if pixels.ndim == 2 else pixels[..., order[pixels.shape[2]]]
 
 
 def _straight(pixels: np.ndarray) -> np.ndarray:
@@ -159,70 +77,45 @@ def _straight(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([np.minimum(colours, 65535).astype(np.uint16), pixels[..., -1:]], -1)
 
 
-# --- writing --------------------------------------------------------------------------------------------------------
+def write(file: BinaryIO, pixels: np.ndarray, *, icc=None, exif=None, xmp=None, dpi=None) -> None:
+    """(h, w) or (h, w, 2..4), uint8 or uint16, to a file that is open for writing and reading."""
+    channels = pixels[:1, :1].size
+    tifffile.imwrite(
+        file,
+        pixels,
+        byteorder=">" if (exif or b"").removeprefix(PREFIX)[:2] == b"MM" else "<",
+        bigtiff=False,
+        photometric="rgb" if channels > 2 else "minisblack",
+        planarconfig="contig" if channels > 1 else None,
+        extrasamples=["unassalpha"] if channels in (2, 4) else None,
+        compression="zlib",
+        compressionargs={"level": 1},  # 6 takes five times the time, and saves 12%
+        predictor=2,
+        rowsperstrip=max(1, STRIP // pixels[:1].nbytes),
+        metadata=None,
+        software=False,
+        iccprofile=icc,
+        resolution=dpi,
+        resolutionunit="INCH" if dpi else None,
+        extratags=[(XMP, 1, len(xmp), xmp, True)] if xmp else [],
+    )
+    if exif:
+        _add_exif(file, exif)
 
 
-def write(
-    file: BinaryIO,
-    pixels: np.ndarray,
-    *,
-    icc: bytes | None = None,
-    exif: bytes | None = None,
-    xmp: bytes | None = None,
-    dpi: tuple[float, float] | None = None,
-) -> None:
-    """(h, w) or (h, w, 2..4), uint8 or uint16, to an open file: strips first, then the directory that lists them."""
-    height, width, channels = *pixels.shape[:2], pixels[:1, :1].size
-    order, tags = tagging.of_exif(exif)
-    file.write((b"II*\0" if order == "<" else b"MM\0*") + b"\0\0\0\0")
-    rows = bands(pixels, STRIP)
-
-    def deflated(band):
-        return deflate(_differences(pixels[slice(*band)], order))
-
-    offsets, lengths = [], []
-    for data in ordered(deflated, rows):
-        offsets.append(file.tell())
-        lengths.append(len(data))
-        file.write(data)
-    at = file.tell() + file.tell() % 2
-    if at >= 2**32:
-        raise ValueError("the file would be larger than the 4 GiB that TIFF can hold; write a .png.")
-
-    def short(*numbers):
-        return Tag(3, len(numbers), struct.pack(f"{order}{len(numbers)}H", *numbers))
-
-    tags |= {
-        WIDTH: _integers(order, width),
-        HEIGHT: _integers(order, height),
-        BITS: short(*[pixels.dtype.itemsize * 8] * channels),
-        COMPRESSION: short(8),  # deflate
-        PHOTOMETRIC: short(RGB if channels > 2 else GREY),
-        STRIP_OFFSETS: _integers(order, *offsets),
-        tagging.ORIENTATION: short(1),
-        SAMPLES: short(channels),
-        STRIP_ROWS: _integers(order, rows[0][1]),
-        STRIP_BYTES: _integers(order, *lengths),
-        PLANAR: short(1),
-        PREDICTOR: short(2),
-    }
-    if channels in (2, 4):
-        tags[EXTRA] = short(2)  # alpha, straight
-    for number, value in zip((tagging.X_RESOLUTION, tagging.Y_RESOLUTION), dpi or (), strict=False):
-        tags[number] = Tag(5, 1, struct.pack(order + "II", round(value * 1000), 1000))
-    if dpi:
-        tags[tagging.RESOLUTION_UNIT] = short(2)
-    if xmp:
-        tags[tagging.XMP] = Tag(1, len(xmp), xmp)
-    if icc:
-        tags[tagging.ICC] = Tag(7, len(icc), icc)
-    file.write(b"\0" * (at - file.tell()) + tagging.serialise(tags, order, at))
+def _add_exif(file: BinaryIO, exif: bytes) -> None:
+    """Behind the file, a first directory of all its tags and those of the block: by Pillow, as tifffile cannot."""
+    file.seek(0)
+    offsets = tifffile.TiffFile(file).pages.first.dataoffsets
+    tags = Image.Exif()
+    file.seek(0)
+    tags.load_from_fp(file)
+    tags.update({tag: value for tag, value in said(loaded(exif)).items() if tag not in tags})
+    at = file.seek(0, 2)
+    at += file.write(b"\0" * (at % 2))
+    file.write(tags.tobytes(at)[len(PREFIX) + 8 :])
     file.seek(4)
-    file.write(struct.pack(order + "I", at))
-
-
-def _differences(rows: np.ndarray, order: str) -> bytes:
-    """Predictor 2: each sample less the same channel of the pixel to its left, modulo 2^bits."""
-    out = rows.copy()
-    out[:, 1:] -= rows[:, :-1]
-    return out.astype(out.dtype.newbyteorder(order), copy=False).tobytes()
+    file.write(struct.pack(tags.endian + "I", at))
+    file.seek(0)
+    strips = tifffile.TiffFile(file).pages.first.tags["StripOffsets"]
+    strips.overwrite(offsets)  # Pillow, which thinks that the samples come after the directory, has moved them

@@ -5,8 +5,8 @@ check_target    whether a format can hold a picture of a size: to be asked befor
 largest_side    the pixels that a side may have
 losses          what a format will not keep, as lines for a person
 
-PNG and TIFF are written here, band by band, in any depth; JPEG, WebP and BMP by Pillow, which copies the picture first
-(4 bytes a pixel of RGB).
+Pillow writes what has 8 bits, after copying the picture (4 bytes a pixel of RGB); OpenCV 16-bit PNG, by way of a second
+file beside the first; tifffile TIFF, strip by strip.
 """
 
 import contextlib
@@ -19,12 +19,15 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from tadsr_jax.pictures import png, tags, tiff
+from tadsr_jax.pictures import exif as exif_blocks
+from tadsr_jax.pictures import png
 from tadsr_jax.pictures.levels import on_white, to_8_bits
 from tadsr_jax.pictures.picture import Picture, check_pixels
 from tadsr_jax.pictures.reading import shown
 
+IN_32_BITS = 2**32 - 2**25  # offsets have 32 bits; some room for a profile and for pixels that do not shrink
 _numbers = itertools.count()
 _mine: set[str] = set()  # names of unfinished files of this process
 
@@ -43,21 +46,13 @@ class Format(NamedTuple):
     most_xmp: int = 2**31
 
 
-PNG = Format("PNG", 2**31 - 1, is_deep=True, has_alpha=True, most_icc=png.MOST_PROFILE)
-TIFF = Format("TIFF", 2**31 - 1, is_deep=True, has_alpha=True, most_pixels=tiff.MOST_BYTES)
+PNG = Format("PNG", 2**31 - 1, is_deep=True, has_alpha=True, most_icc=2**20)  # what Pillow and others inflate at most
+TIFF = Format("TIFF", 2**31 - 1, is_deep=True, has_alpha=True, most_pixels=IN_32_BITS)
 # libjpeg stops at 65,500; a marker holds 65,533 bytes, XMP has 29 of them for its name; a profile has 255 markers.
 JPEG = Format("JPEG", 65500, most_icc=255 * 65519, most_exif=65533, most_xmp=65504)
 WEBP = Format("WebP", 16383, has_alpha=True, has_grey=False)
-BMP = Format("BMP", 2**31 - 1, most_pixels=2**32 - 2**24, most_icc=0, most_exif=0, most_xmp=0)
-FORMATS = {
-    ".png": PNG,
-    ".jpg": JPEG,
-    ".jpeg": JPEG,
-    ".webp": WEBP,
-    ".tif": TIFF,
-    ".tiff": TIFF,
-    ".bmp": BMP,
-}
+BMP = Format("BMP", 2**31 - 1, most_pixels=IN_32_BITS, most_icc=0, most_exif=0, most_xmp=0)
+FORMATS = {".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, ".webp": WEBP, ".tif": TIFF, ".tiff": TIFF, ".bmp": BMP}
 SUFFIXES = tuple(FORMATS)
 
 
@@ -145,6 +140,7 @@ def write(
     """
     path = Path(path)
     check_pixels(pixels)
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     form, channels, bits = format_of(path.suffix), pixels[:1, :1].size, pixels.dtype.itemsize * 8
     check_target(path.suffix, *pixels.shape[:2], channels, bits)
     like = like or Picture(pixels)
@@ -156,29 +152,35 @@ def write(
         pixels = to_8_bits(pixels)
     kept = {
         "icc": like.icc if like.icc and len(like.icc) <= form.most_icc and _fits(like.icc, form, channels) else None,
-        "exif": tags.sized(like.exif, *pixels.shape[:2]) if like.exif and len(like.exif) <= form.most_exif else None,
+        "exif": like.exif and len(like.exif) <= form.most_exif and exif_blocks.resized(like.exif, *pixels.shape[:2]),
         "xmp": like.xmp if like.xmp and len(like.xmp) <= form.most_xmp else None,
         "dpi": like.dpi,
     }
-    with _appearing(path) as file:
-        if form is PNG:
-            png.write(file, pixels, **kept | {"exif": kept["exif"] and kept["exif"].removeprefix(tags.PREFIX)})
-        elif form is TIFF:
+    kept = {name: value for name, value in kept.items() if value}
+    with _appearing(path) as (file, scratch):
+        if form is TIFF:
+            from tadsr_jax.pictures import tiff
+
             tiff.write(file, pixels, **kept)
+        elif pixels.ndim == 3 and pixels.dtype == np.uint16:
+            png.write_16(_Writer(file), scratch, pixels, **_options(form, quality, **kept))
         else:
-            _through_pillow(file, pixels, form, quality, **kept)
+            Image.fromarray(pixels).save(_Writer(file), form.name.upper(), **_options(form, quality, **kept))
     return path
 
 
-def _through_pillow(file: BinaryIO, pixels: np.ndarray, form: Format, quality: int, *, icc, exif, xmp, dpi) -> None:
-    """JPEG, WebP and BMP. Colours of JPEG are not halved (4:4:4): what was just upscaled is not to be shrunk again."""
-    options = {"quality": quality} if form is not BMP else {}
-    options |= {"subsampling": 0} if form is JPEG else {}
-    options |= {"icc_profile": icc} if icc else {}
-    options |= {"exif": exif} if exif else {}
-    options |= {"xmp": xmp} if xmp else {}
-    options |= {"dpi": dpi} if dpi else {}
-    Image.fromarray(pixels).save(_Writer(file), form.name.upper(), **options)
+def _options(form: Format, quality: int, *, icc=None, exif=None, xmp=None, dpi=None) -> dict:
+    """What Pillow is told beside pixels."""
+    options = {"icc_profile": icc, "exif": exif, "xmp": xmp, "dpi": dpi}
+    if form is PNG:
+        options |= {"compress_level": 4, "pnginfo": PngInfo()}  # 6: thrice the time, 1% of a photograph
+        if xmp:
+            options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp)
+    if form in (JPEG, WEBP):
+        options["quality"] = quality
+    if form is JPEG:  # colours are not halved (4:4:4): what was just upscaled is not to be shrunk again
+        options["subsampling"] = 0
+    return {name: value for name, value in options.items() if value is not None}
 
 
 class _Writer:
@@ -189,21 +191,22 @@ class _Writer:
 
 
 @contextlib.contextmanager
-def _appearing(path: Path) -> Iterator[BinaryIO]:
-    """A file beside `path` that becomes it when all is written, and goes away when something fails.
+def _appearing(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A file beside `path` that becomes it when all is written; and a name for another. Both go when something fails.
 
-    Its name is short, whatever the length of the other's, and holds the process id: what a killed process left behind
-    is recognised, and removed by the next one that writes the same picture.
+    Their names are short, whatever the length of the other's, and hold the process id: what a killed process left
+    behind is recognised, and removed by the next one that writes the same picture.
     """
     stem = f".{zlib.crc32(os.fsencode(path.name)):08x}"
     partial = path.with_name(f"{stem}.{os.getpid()}.{next(_numbers)}.part")
-    _mine.add(partial.name)
+    scratch = partial.with_suffix(".part.png")  # by which OpenCV knows the format
+    _mine.update((partial.name, scratch.name))
     try:
-        for left in path.parent.glob(f"{stem}.*.part"):
+        for left in path.parent.glob(f"{stem}.*.part*"):
             if not _is_written(left.name):
                 left.unlink(missing_ok=True)
-        with open(partial, "wb") as file:
-            yield file
+        with open(partial, "w+b") as file:
+            yield file, scratch
         partial.replace(path)
     except OSError as error:
         if error.errno:  # the message of the system, with the name that a person knows
@@ -212,9 +215,10 @@ def _appearing(path: Path) -> Iterator[BinaryIO]:
     except ValueError as error:
         raise ValueError(f"{shown(path)}: {error}") from None
     finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        _mine.discard(partial.name)
+        for left in (partial, scratch):
+            with contextlib.suppress(OSError):
+                left.unlink(missing_ok=True)
+            _mine.discard(left.name)
 
 
 def _is_written(name: str) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from PIL import ExifTags, Image, ImageCms
 
 from tadsr_jax import pictures
-from tadsr_jax.pictures import tags
+from tadsr_jax.pictures import exif as exif_blocks
 
 pytestmark = pytest.mark.quick
 
@@ -48,7 +48,7 @@ def _check_exif(exif: Image.Exif, *, width=30, height=20):
 
 
 def _like(pixels) -> pictures.Picture:
-    upright, _ = tags.upright(_exif())
+    upright = exif_blocks.block(exif_blocks.loaded(_exif()))
     return pictures.Picture(pixels, SRGB, upright, XMP.replace(b'"6"', b'"1"'), (300.0, 150.0))
 
 
@@ -97,23 +97,28 @@ def test_what_pillow_wrote_in_one_format_is_there_in_another(tmp_path, source, t
     _check_exif(exif, width=20, height=30)
 
 
-def test_orientation_is_reset_in_place_so_that_makers_notes_keep_their_offsets(tmp_path):
-    stored = _exif()
-    Image.new("RGB", (30, 20)).save(tmp_path / "x.jpg", exif=stored)
-    kept = pictures.read(tmp_path / "x.jpg").exif
-    assert len(kept) == len(stored)
-    assert sum(a != b for a, b in zip(kept, stored, strict=True)) == 1
+def test_letters_beyond_ascii_stay_the_bytes_they_were(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "Zoë".encode()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (30, 20)).save(tmp_path / "x.jpg", exif=exif)
+    picture = pictures.read(tmp_path / "x.jpg")
+    assert "Zoë\0".encode() in picture.exif
+    for suffix in KEEPS_ALL:
+        path = pictures.write(tmp_path / f"y{suffix}", picture.pixels, like=picture)
+        assert "Zoë\0".encode() in path.read_bytes()
 
 
-def test_a_thumbnail_in_exif_is_dropped():
+def test_a_thumbnail_in_exif_is_dropped(tmp_path):
     # One directory with a maker, then a second with offset and length of the thumbnail, then the thumbnail.
     first = struct.pack("<HHHI4sI", 1, 271, 2, 4, b"Abc\0", 26)
     second = struct.pack("<HHHIIHHIII", 2, 0x0201, 4, 1, 56, 0x0202, 4, 1, 500, 0)
     block = b"Exif\0\0II*\0\x08\0\0\0" + first + second + b"\xff\xd8" + b"t" * 498
     assert len(block) == 6 + 56 + 500
-    kept, orientation = tags.upright(block)
-    assert kept == b"Exif\0\0II*\0\x08\0\0\0" + first[:-4] + b"\0\0\0\0" + second
-    assert orientation is None
+    Image.new("RGB", (30, 20)).save(tmp_path / "x.jpg", exif=block)
+    picture = pictures.read(tmp_path / "x.jpg")
+    assert picture.exif == b"Exif\0\0II*\0\x08\0\0\0" + first[:-4] + b"\0\0\0\0"
+    assert picture.notes == ()
 
 
 def test_xmp_alone_may_turn_a_picture(tmp_path):
@@ -206,3 +211,10 @@ def test_a_picture_of_nothing_but_pixels_says_nothing(tmp_path):
     for suffix in pictures.SUFFIXES:
         read = pictures.read(pictures.write(tmp_path / f"x{suffix}", np.full((8, 8, 3), 9, np.uint8)))
         assert (read.icc, read.exif, read.xmp, read.notes) == (None, None, None, ())
+
+
+def test_exif_that_nobody_can_read_does_not_stop_a_picture(tmp_path):
+    pixels = np.full((8, 8, 3), 9, np.uint8)
+    for suffix in pictures.SUFFIXES:
+        path = pictures.write(tmp_path / f"x{suffix}", pixels, like=pictures.Picture(pixels, exif=b"junk"))
+        assert pictures.read(path).exif is None

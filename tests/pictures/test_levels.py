@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tadsr_jax import pictures
-from tadsr_jax.pictures import bands, levels
+from tadsr_jax.pictures import levels
 
 pytestmark = pytest.mark.quick
 
@@ -30,11 +30,7 @@ def test_bands_do_not_show(monkeypatch):
     monkeypatch.setattr(levels, "BAND", 100)
     np.testing.assert_array_equal(pictures.on_white(deep), whole[0])
     np.testing.assert_array_equal(pictures.to_8_bits(deep), whole[1])
-    assert bands.bands(deep, 100) == [(start, min(start + 4, 50)) for start in range(0, 50, 4)]
-
-
-def test_results_come_in_order_though_several_are_computed_at_once():
-    assert list(bands.ordered(lambda n: n * n, range(200))) == [n * n for n in range(200)]
+    assert levels.bands(deep, 100) == [(start, min(start + 4, 50)) for start in range(0, 50, 4)]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

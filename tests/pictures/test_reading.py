@@ -287,6 +287,12 @@ def test_a_turned_pillow_image_is_put_upright(tmp_path):
             np.testing.assert_array_equal(pictures.from_pil(image).pixels, np.rot90(_rgb(), -1))
 
 
+def test_a_pillow_image_is_left_as_it_was(tmp_path):
+    with Image.open(_saved(tmp_path / "x.png", Image.fromarray(_rgb()))) as image:
+        pictures.from_pil(image)
+        assert image.info == {}
+
+
 @pytest.mark.parametrize("shape", [(3, 4), (3, 4, 2), (3, 4, 3), (3, 4, 4)])
 def test_pixels_become_pillow_images_and_come_back(shape):
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

@@ -5,6 +5,7 @@ import struct
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from tadsr_jax import pictures
@@ -83,16 +84,34 @@ def test_grey_in_which_zero_is_white_is_turned_round(tmp_path):
     )
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_12_bits_are_spread_over_16(tmp_path, channels):
-    levels = np.random.default_rng(0).integers(0, 4096, (4, 8 * channels), dtype=np.uint16)
+def test_12_bits_of_grey_are_spread_over_16_and_colour_is_refused(tmp_path):
+    levels = np.random.default_rng(0).integers(0, 4096, (4, 8), dtype=np.uint16)
     levels[0, :2] = 0, 4095
     first, second = levels[:, ::2], levels[:, 1::2]
     packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], -1).astype(np.uint8).tobytes()
-    read = _read(tmp_path, _tiff([packed], 4, 8, channels, bits=12))
-    np.testing.assert_allclose(read.reshape(4, -1), levels * (65535 / 4095), atol=1)
+    read = _read(tmp_path, _tiff([packed], 4, 8, 1, bits=12))
+    np.testing.assert_allclose(read, levels * (65535 / 4095), atol=1)
     assert read.ravel()[0] == 0
     assert read.ravel()[1] == 65535
+    (tmp_path / "x.tif").write_bytes(_tiff([packed * 3], 4, 8, 3, bits=12))
+    with pytest.raises(ValueError, match=r"x\.tif: .*samples are of a kind that is not read; save it as PNG"):
+        pictures.read(tmp_path / "x.tif")
+
+
+def test_16_bits_that_no_library_here_unpacks_are_refused_in_one_line(tmp_path):
+    strips = [b"\x80\0"] * 3  # LZW, in planes
+    (tmp_path / "x.tif").write_bytes(_tiff(strips, 5, 7, 3, planar=2, t259=(5,)))
+    with pytest.raises(
+        ValueError, match=r"x\.tif: .*packed by LZW, which is read with the package imagecodecs"
+    ) as told:
+        pictures.read(tmp_path / "x.tif")
+    assert "\n" not in str(told.value)
+
+
+def test_bigtiff_of_16_bits_is_read(tmp_path):
+    tifffile.imwrite(tmp_path / "x.tif", _samples(3), bigtiff=True, photometric="rgb")
+    picture = pictures.read(tmp_path / "x.tif")
+    np.testing.assert_array_equal(picture.pixels, _samples(3))
 
 
 @pytest.mark.parametrize("compression", [5, 8, 32946])  # LZW, deflate by its new and its old number
@@ -142,7 +161,7 @@ def test_a_picture_of_many_strips_comes_back(tmp_path, monkeypatch):
     np.testing.assert_array_equal(pictures.read(pictures.write(tmp_path / "x.tif", pixels)).pixels, pixels)
 
 
-def test_64_bit_tiff_is_read_with_a_note_where_bits_are_lost(tmp_path):
+def test_bigtiff_of_8_bits_is_read(tmp_path):
     Image.fromarray(_samples(3).astype(np.uint8)).save(tmp_path / "big.tif", big_tiff=True)
     np.testing.assert_array_equal(pictures.read(tmp_path / "big.tif").pixels, _samples(3).astype(np.uint8))
 

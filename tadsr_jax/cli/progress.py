@@ -16,12 +16,18 @@ class Progress:
     def __init__(self, *, quiet: bool = False):
         self._quiet, self._on_terminal = quiet, sys.stderr.isatty()
         self._moment, self._told = None, time.monotonic()
-        self._begun = None  # (time, share) of the first work that was done: compiling is no measure of the rest
+        # What the rest is judged by: work on shapes whose first batch is done, for that one's time is a compiler's.
+        self._shapes, self._seconds, self._work = set(), 0.0, 0
+        self._at = 0.0  # the time of the last moment
 
     def __call__(self, moment: Moment) -> None:
-        self._moment = moment
-        if self._begun is None and moment.share > 0:
-            self._begun = time.monotonic(), moment.share
+        now, before = time.monotonic(), self._moment
+        if before and moment.shape in self._shapes:
+            self._seconds += now - self._at
+            self._work += max(moment.done - before.done, 0)  # tiles are begun anew when a device is out of memory
+        elif moment.tile:
+            self._shapes.add(moment.shape)
+        self._moment, self._at = moment, now
         if self._quiet or (not self._on_terminal and time.monotonic() - self._told < SECONDS):
             return
         self._told = time.monotonic()
@@ -34,11 +40,10 @@ class Progress:
             say(line)
 
     def _eta(self) -> str:
-        share = self._moment.share
-        if self._begun is None or share <= self._begun[1]:
+        left = self._moment.total - self._moment.done
+        if left and not self._work:
             return "?"
-        seconds, gained = time.monotonic() - self._begun[0], share - self._begun[1]
-        return clock(seconds * (1 - share) / gained)
+        return clock(left * self._seconds / self._work if left else 0)
 
     def note(self, text: object) -> None:
         if not self._quiet:

@@ -3,6 +3,7 @@
 Everything that a person can get wrong is refused before the first compile and the first write.
 """
 
+import collections
 import contextlib
 import json
 import logging
@@ -10,7 +11,6 @@ import os
 import signal
 import sys
 import warnings
-from collections import Counter
 from pathlib import Path
 
 import click
@@ -106,7 +106,8 @@ class _Tile(click.ParamType):
     "--mask",
     type=click.Path(),
     metavar="FILE|FOLDER",
-    help="For models that fill in: white where the picture is unknown. A folder has a mask of each picture's name.",
+    help="For models that fill in: white where the picture is unknown; of colours red counts, and transparency does "
+    "not. A folder has a mask of each picture's name.",
 )
 @click.option(
     "--color-fix",
@@ -117,7 +118,7 @@ class _Tile(click.ParamType):
 @click.option(
     "-f",
     "--format",
-    type=click.Choice(["png", "jpg", "webp", "tif", "bmp", "keep"], case_sensitive=False),
+    type=click.Choice(["png", "jpg", "jpeg", "webp", "tif", "tiff", "bmp", "keep"], case_sensitive=False),
     show_default="png, or as the output FILE ends",
     help="Of the results; keep: each picture's own.",
 )
@@ -207,10 +208,15 @@ def find_bundle(weights: str | None) -> Path:
 def _read_noise(path: str) -> np.ndarray:
     """The array of a .npy file."""
     try:
-        noise = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        # Mapped, so that a header that promises more than the file holds is refused, not made room for.
+        noise = np.load(path, allow_pickle=False, mmap_mode="r")
+        noise = np.array(noise) if isinstance(noise, np.ndarray) else noise
+    except OSError:
+        raise
+    except Exception as error:  # NumPy, zipfile and tokenize raise nearly everything on damaged files
+        reason = str(error) or type(error).__name__
         raise ValueError(
-            f"{path} is no array of numbers ({error}); expected a .npy file, as np.save writes it."
+            f"{path} is no array of numbers ({reason}); expected a .npy file, as np.save writes it."
         ) from None
     if not isinstance(noise, np.ndarray) or noise.dtype.kind != "f" or not np.isfinite(noise).all():
         kind = getattr(noise, "dtype", "an archive")
@@ -267,19 +273,39 @@ def _foresee(upscaler, jobs, options: dict, progress, *, overwrite: bool, as_jso
         report[kind].append(entry)
         progress.outcome(kind, entry)
     planned = {key: options[key] for key in ("scale", "steps", "sampler", "tile", "batch")}
-    for (height, width), count in Counter(task.size for task in tasks).items():
-        plan = upscaler.plan(height, width, **planned)
+    by_size = collections.defaultdict(list)
+    for task in tasks:
+        by_size[task.size].append(task)
+    for (height, width), group in by_size.items():
+        try:
+            plan = upscaler.plan(height, width, **planned)
+        except Exception as error:  # one size that the device cannot do says nothing of the others
+            for task in group:
+                known = folder.failure(task.job, error, size=task.size)
+                report["failed"].append(known[1])
+                progress.outcome(*known)
+            continue
         if not as_json:
-            click.echo(f"{count} of {width}x{height}: {plan}")
-        entry = {"size": [width, height], "pictures": count, "output": list(plan.output[::-1]), "tiles": plan.tiles}
+            click.echo(f"{len(group)} of {width}x{height}: {plan}")
+        output = list(plan.output[::-1])
+        entry = {"size": [width, height], "pictures": len(group), "output": output, "tiles": plan.tiles}
         report["plan"].append(entry | {"memory_bytes": plan.memory_bytes, "seconds": plan.seconds})
-    seconds = sum(entry["pictures"] * entry["seconds"] for entry in report["plan"])
-    memory = max((entry["memory_bytes"] for entry in report["plan"]), default=0)
+    _tell_totals(report, as_json=as_json)
+    return 1 if report["failed"] else 0
+
+
+def _tell_totals(report: dict, *, as_json: bool) -> None:
+    """The last line of a dry run. The time is unknown where that of one size is."""
+    plans = report["plan"]
+    is_known = all(entry["seconds"] is not None for entry in plans)
+    seconds = sum(entry["pictures"] * entry["seconds"] for entry in plans) if is_known else None
+    memory = max((entry["memory_bytes"] for entry in plans), default=0)
     if as_json:
         click.echo(json.dumps(report | {"memory_bytes": memory, "seconds": seconds}))
-    else:
-        click.echo(
-            f"{len(tasks)} pictures in about {clock(seconds)} and {memory / 2**30:.2f} GiB; "
-            f"{len(report['skipped'])} skipped, {len(report['failed'])} failed."
-        )
-    return 1 if report["failed"] else 0
+        return
+    time = f"in about {clock(seconds)}" if is_known else "(time unknown)"
+    count = sum(entry["pictures"] for entry in plans)
+    click.echo(
+        f"{count} pictures {time} and {memory / 2**30:.2f} GiB; "
+        f"{len(report['skipped'])} skipped, {len(report['failed'])} failed."
+    )

@@ -164,13 +164,21 @@ def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
 
 
 def binary_mask(mask, height: int, width: int) -> np.ndarray:
-    """(h, w) float32: 1 where unknown."""
+    """(h, w) float32, 1 where unknown, from bools, levels of 8 or 16 bits, or floats in [0, 1]; ValueError if not."""
     mask = np.asarray(mask)
     mask = mask[..., 0] if mask.ndim == 3 else mask
     if mask.shape != (height, width):
         raise ValueError(f"the mask has shape {mask.shape}; expected ({height}, {width}), as the picture.")
-    top = 1.0 if mask.dtype.kind in "bf" else np.iinfo(mask.dtype).max
-    return (mask >= top / 2).astype(np.float32)
+    if (mask.dtype.kind == "f" and np.all((mask >= 0) & (mask <= 1))) or mask.dtype == bool:
+        top = 1
+    elif mask.dtype in (np.uint8, np.uint16):
+        top = np.iinfo(mask.dtype).max
+    else:
+        raise ValueError(f"the mask is of {mask.dtype}; expected bool, uint8, uint16, or floats in [0, 1].")
+    unknown = mask >= top / 2
+    if mask.any() and not unknown.any():
+        raise ValueError(f"the mask marks nothing: its largest value is {mask.max()}; {top} is unknown, 0 known.")
+    return unknown.astype(np.float32)
 
 
 def _check_result(tile: np.ndarray, lq: np.ndarray) -> None:

@@ -20,7 +20,15 @@ from typing import NamedTuple
 
 from tadsr_jax.pictures import SUFFIXES
 
-FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tif": ".tif", "bmp": ".bmp"}
+FORMATS = {
+    "png": ".png",
+    "jpg": ".jpg",
+    "jpeg": ".jpg",
+    "webp": ".webp",
+    "tif": ".tif",
+    "tiff": ".tif",
+    "bmp": ".bmp",
+}
 # People type these behind -o; a folder of such a name is hardly what they mean.
 UNWRITTEN = (".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".psd", ".exr", ".svg", ".pdf", ".ico", ".tga", ".ppm")
 
@@ -30,7 +38,7 @@ class Job(NamedTuple):
 
     input: Path
     output: Path
-    mask: Path | None = None
+    mask: Path | None = None  # where it is expected, should a folder of masks lack it
 
 
 class _Found(NamedTuple):
@@ -56,8 +64,8 @@ def find(
 
     inputs   files; folders, searched with their subfolders; globs that no shell has expanded
     output   a folder, which gets the structure below each folder or glob; or, for one input file, a picture's name
-    format   "png", "jpg", "webp", "tif", "bmp", or "keep" for each picture's own; None: png, or what `output` says
-    mask     one picture for all, or a folder with a mask of the same name for each
+    format   one of FORMATS, or "keep" for each picture's own; None: png, or what `output` says
+    mask     one picture for all, or a folder with a mask of the same name for each; it may lack some, but not all
     note     gets a line on everything named that is left alone
     Left alone: hidden files and folders, files that are no pictures by their name, the output folder and the masks.
     """
@@ -71,7 +79,7 @@ def find(
         _check_folder(output, len(found))
         outputs = [output / name for name in _names(found, format or "png")]
     _check_overlap(found, outputs)
-    return [Job(item.path, path, _mask_of(item, mask)) for item, path in zip(found, outputs)]
+    return [Job(item.path, path, own) for item, path, own in zip(found, outputs, _masks(found, mask))]
 
 
 # ---- inputs ---------------------------------------------------------------------------------------------------------
@@ -262,12 +270,18 @@ def _check_mask(mask: Path | None) -> None:
         raise ValueError(f"{mask}: no picture by its name; expected one of {', '.join(SUFFIXES)}.")
 
 
-def _mask_of(item: _Found, mask: Path | None) -> Path | None:
-    """The mask of a picture: of the same place and name in the masks' folder, whatever its format."""
+def _masks(found: list[_Found], mask: Path | None) -> list[Path | None]:
+    """The mask of each picture: of the same place and name in the masks' folder, whatever its format."""
     if mask is None or mask.is_file():
-        return mask
-    beside = mask / item.place
-    for path in (beside, *(beside.with_suffix(suffix) for suffix in SUFFIXES)):
-        if path.is_file():
-            return path
-    raise ValueError(f"{mask} holds no mask for {item.path}; expected {beside}, or that name in another format.")
+        return [mask] * len(found)
+    masks = [_mask_of(item, mask) for item in found]
+    if not any(path.is_file() for path in masks):
+        which = f"{found[0].path}{', nor for another picture' if len(found) > 1 else ''}"
+        raise ValueError(f"{mask} holds no mask for {which}; expected {masks[0]}, or that name in another format.")
+    return masks
+
+
+def _mask_of(item: _Found, folder: Path) -> Path:
+    beside = folder / item.place
+    names = (beside, *(beside.with_suffix(suffix) for suffix in SUFFIXES))
+    return next((path for path in names if path.is_file()), beside)

@@ -20,13 +20,15 @@ class Source:
     rgb: np.ndarray  # (h, w, 3) uint8, uint16, or float32 in [0, 1]
     alpha: np.ndarray | None  # (h, w) of the same dtype
     is_grey: bool
-    is_pil: bool
+    picture: pictures.Picture | None  # where it came as a PIL image: its profile and tags
 
 
 def take_apart(image) -> Source:
     """A PIL image, or an array (h, w[, 1 to 4]) of uint8, uint16 or floats in [0, 1]: grey, grey + alpha, RGB, RGBA."""
-    is_pil = isinstance(image, Image.Image)
-    pixels = pictures.from_pil(image).pixels if is_pil else np.asarray(image)
+    picture = pictures.from_pil(image) if isinstance(image, Image.Image) else None
+    pixels = picture.pixels if picture else np.asarray(image)
+    if pixels.ndim == 0 or pixels.dtype.kind == "O":
+        raise ValueError(f"the picture is a {type(image).__name__}; expected an array, a PIL image, or a list of them.")
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     if pixels.ndim not in (2, 3) or 0 in pixels.shape or (pixels.ndim == 3 and pixels.shape[2] not in (2, 3, 4)):
@@ -38,16 +40,18 @@ def take_apart(image) -> Source:
         if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
             raise ValueError("the picture is of floats, and some are not in [0, 1]; divide levels of 0 to 255 by 255.")
         pixels = pixels.astype(np.float32)
-    elif pixels.dtype not in (np.uint8, np.uint16):
+    elif pixels.dtype == np.uint16:
+        pixels = pixels.astype(np.uint16)  # of either byte order
+    elif pixels.dtype != np.uint8:
         raise ValueError(f"the picture is of {pixels.dtype}; expected uint8, uint16, or floats in [0, 1].")
     is_grey = pixels.ndim == 2 or pixels.shape[2] == 2
     if pixels.ndim == 2:
-        return Source(np.repeat(pixels[..., None], 3, axis=2), None, True, is_pil)
+        return Source(np.repeat(pixels[..., None], 3, axis=2), None, True, picture)
     alpha = np.ascontiguousarray(pixels[..., -1]) if pixels.shape[2] in (2, 4) else None
     rgb = np.repeat(pixels[..., :1], 3, axis=2) if is_grey else pixels[..., :3]
     if alpha is not None:
         rgb = pictures.bleed(rgb, alpha)
-    return Source(np.ascontiguousarray(rgb), alpha, is_grey, is_pil)
+    return Source(np.ascontiguousarray(rgb), alpha, is_grey, picture)
 
 
 def put_together(source: Source, enlarged: np.ndarray):
@@ -55,7 +59,12 @@ def put_together(source: Source, enlarged: np.ndarray):
     if source.alpha is not None:
         alpha = resized(source.alpha, *enlarged.shape[:2])
         enlarged = np.concatenate([enlarged.reshape(*alpha.shape, -1), alpha[..., None]], axis=2)
-    return pictures.to_pil(enlarged) if source.is_pil else enlarged
+    if source.picture is None:
+        return enlarged
+    image = pictures.to_pil(enlarged)
+    kept = {"icc_profile": source.picture.icc, "exif": source.picture.exif, "xmp": source.picture.xmp}
+    image.info |= {key: value for key, value in kept.items() if value}
+    return image
 
 
 def resized(levels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -24,7 +24,8 @@ def region(seed: int, *, top: int, left: int, height: int, width: int, channels:
 
 
 def _block(seed: int, draw: int, i: int, j: int, channels: int) -> np.ndarray:
-    generator = np.random.Generator(np.random.Philox(key=[seed, draw], counter=[0, 0, i, j]))
+    key = np.array([int(seed), draw], np.uint64)  # of a list NumPy would make floats, and large seeds would collide
+    generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, i, j]))
     return generator.standard_normal((BLOCK, BLOCK, channels), np.float32)
 
 

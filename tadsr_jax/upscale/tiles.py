@@ -4,7 +4,7 @@ starts, spread      first pixels along an axis: at a fixed stride (public code),
 average_shares, smooth_shares     what each tile counts along an axis; they sum to one at every pixel
 Bands               the sum of tiles that come row by row; finished rows leave, so that memory holds one row of tiles
 pad_to_multiple     mirrored at the right and at the bottom
-average             all of it as the public code has it
+average             all of it as the public code has it: for comparisons with its pictures; ours are blended smoothly
 
 Shares along rows and columns multiply, because the tiles lie on a grid; so does the public code's count of tiles.
 """

@@ -12,6 +12,8 @@ import collections
 import dataclasses
 import itertools
 import math
+import numbers
+import os
 import threading
 import time
 import warnings
@@ -22,7 +24,7 @@ import jax
 import numpy as np
 
 from tadsr_jax import bundles, cache
-from tadsr_jax.sharding import make_mesh, place, place_batch
+from tadsr_jax.sharding import batch_sharding, make_mesh, place, place_batch
 from tadsr_jax.types import Bundle
 from tadsr_jax.upscale import modes
 from tadsr_jax.upscale.enlargement import Enlargement, Options, binary_mask, output_size
@@ -41,13 +43,14 @@ class Plan:
     tile: tuple[int, int]  # (height, width) in LQ pixels
     output: tuple[int, int]  # (height, width)
     memory_bytes: int
-    seconds: float
+    seconds: float | None  # None: it does not fit on the device
 
     def __str__(self) -> str:
         height, width = self.output
+        time = "which it does not have" if self.seconds is None else f"about {self.seconds:.1f} s"
         return (
             f"{self.tiles} tile(s) of {self.tile[1]}x{self.tile[0]} -> {width}x{height} pixels, "
-            f"{self.memory_bytes / 2**30:.2f} GiB on the device, about {self.seconds:.1f} s"
+            f"{self.memory_bytes / 2**30:.2f} GiB on the device, {time}"
         )
 
 
@@ -61,11 +64,12 @@ class Upscaler:
     def __init__(self, bundle: Bundle, *, devices: list | None = None):
         self.info, self.scale = bundle.info, bundle.family.scale
         self._family = bundle.family
-        self._mesh = make_mesh(devices=devices or jax.local_devices())
+        self._mesh = make_mesh(devices=jax.local_devices() if devices is None else devices)
         self._platform = self._mesh.devices.flat[0].platform
         self._params = place(bundle.params, self._mesh)
         self._sample = jax.jit(bundle.family.sample, static_argnames=("steps", "stochastic"))
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._measured = {}  # (tile, batch, steps, stochastic) -> memory and time of a batch
 
     @classmethod
     def load(cls, folder: str | Path, *, dtype: str | None = None, devices: list | None = None) -> "Upscaler":
@@ -78,10 +82,9 @@ class Upscaler:
         cache.enable()
         return cls(bundles.load(Path(folder), dtype=dtype), devices=devices)
 
-    @property
-    def at_once(self) -> int:
-        """How many pictures of one tile each are best given together: as many as there are devices."""
-        return self._batch(None)
+    def together(self, batch: int | None = None) -> int:
+        """How many pictures of one tile each fill the devices, with this `batch`: give so many in a list."""
+        return self._batch(batch)
 
     def __call__(
         self,
@@ -129,8 +132,8 @@ class Upscaler:
         return made if several else made[0]
 
     def warmup(self, sizes: Iterable[tuple[int, int]] = ((64, 64),), **options) -> None:
-        """Compile for pictures of these (height, width), with the options that the calls will have."""
-        for height, width in sizes:
+        """Compile for pictures of these (height, width), a list of pairs, with the options that the calls will have."""
+        for height, width in np.reshape(np.asarray(list(sizes)), (-1, 2)).tolist():
             ramp = np.linspace(0, 255, height * width * 3).reshape(height, width, 3).astype(np.uint8)
             self(ramp, mask=ramp[..., 0] if "mask" in self._family.extras else None, **options)
 
@@ -168,22 +171,49 @@ class Upscaler:
         tile: int | str | None = "auto",
         batch: int | None = None,
     ) -> Plan:
-        """What a picture of this size takes. Compiles its tile's shape and computes one batch, to time it."""
+        """What a picture of this size takes. A tile's shape is compiled, and one batch computed to time it, once."""
         options = self._options(scale, steps, sampler, 0, tile, None)
-        blank = np.zeros((height, width, 3), np.uint8)
-        part = self._begin(blank, options, None, blank[..., 0] if "mask" in self._family.extras else None)
-        batch = self._mesh.size if len(part.grid) <= self._mesh.size else self._batch(batch)
-        inputs = place_batch(_stack([part.inputs(*next(part.grid.places()), options)] * batch), self._mesh)
+        grid = make_grid(height, width, family=self._family, tile=options.tile)
+        batch = self._mesh.size if len(grid) <= self._mesh.size else self._batch(batch)
+        key = (grid.tile, batch, options.steps, options.stochastic)
+        if key not in self._measured:
+            self._measured[key] = self._measure(*key)
+        memory, seconds = self._measured[key]
+        seconds = None if seconds is None else seconds * math.ceil(len(grid) / batch)
+        return Plan(len(grid), grid.tile, output_size(height, width, options.scale), memory, seconds)
+
+    def _measure(self, tile: tuple[int, int], batch: int, steps: int, stochastic: bool) -> tuple[int, float | None]:
+        """Bytes on a device, and seconds, of a batch of tiles; None where it does not fit."""
+        latent = self._family.latent(*tile)
+        noise = (batch, steps + 1, *latent) if stochastic else (batch, *latent)
+        shapes = {"lq": (batch, *tile, 3), "noise": noise} | dict.fromkeys(self._family.extras, (batch, *tile, 1))
+        sharding = batch_sharding(self._mesh)
+        inputs = {name: jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding) for name, shape in shapes.items()}
+        lq, noise, *extras = inputs.values()
+        extra = dict(zip(self._family.extras, extras, strict=True))
         with self._lock:
-            static = {"steps": options.steps, "stochastic": options.stochastic}
-            compiled = self._sample.lower(self._params, *inputs[:2], extra=inputs[2], **static).compile()
+            static = {"steps": steps, "stochastic": stochastic}
+            compiled = self._sample.lower(self._params, lq, noise, extra=extra, **static).compile()
             memory = compiled.memory_analysis()
+            needed = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+            if needed > self._memory():
+                return needed, None
+            zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), (lq, noise, extra))
+            lq, noise, extra = place_batch(zeros, self._mesh)
             started = time.monotonic()
-            jax.block_until_ready(compiled(self._params, *inputs[:2], extra=inputs[2]))
-            seconds = time.monotonic() - started
-        needed = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-        output = output_size(height, width, options.scale)
-        return Plan(len(part.grid), part.grid.tile, output, needed, seconds * math.ceil(len(part.grid) / batch))
+            try:
+                jax.block_until_ready(compiled(self._params, lq, noise, extra=extra))
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" in str(error):
+                    return needed, None
+                raise
+            return needed, time.monotonic() - started
+
+    def _memory(self) -> float:
+        """Bytes of a device, as far as it says."""
+        if self._platform == "cpu":
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else math.inf
+        return (self._mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit", math.inf)
 
     # --- what a call asks for -----------------------------------------------------------------------------------------
 
@@ -197,16 +227,18 @@ class Upscaler:
         _check_choice("color_fix", color_fix, bundles.COLOR_FIXES, ", ".join(bundles.COLOR_FIXES))
         _check_choice("seed", seed, range(2**64), "a whole number from 0 to 2^64 - 1")
         scale = self.scale if scale is None else scale
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= 64:
+        if isinstance(scale, bool) or not isinstance(scale, numbers.Real) or not 0 < scale <= 64:
             raise ValueError(f"scale is {scale!r}; expected a number above 0, and no more than 64.")
         if tile == "auto":
             tile = auto_tile(self._family, self._platform)
         elif tile == "none":
             tile = None
-        elif tile is not None and (type(tile) is not int or tile < 1):
+        elif tile is not None and (isinstance(tile, bool) or not isinstance(tile, numbers.Integral) or tile < 1):
             raise ValueError(f"tile is {tile!r}; expected auto, none, or a side in pixels.")
+        if "mask" in self._family.extras and color_fix != "none":
+            raise ValueError(f"color_fix is {color_fix!r}; expected none for a model that keeps what is known.")
         # One step is a prediction without draws: both samplers mean the same.
-        return Options(scale, steps, sampler == "stochastic" and steps > 1, seed, tile, color_fix)
+        return Options(float(scale), steps, sampler == "stochastic" and steps > 1, seed, tile, color_fix)
 
     def _batch(self, batch: int | None) -> int:
         """Tiles at once, over all devices."""
@@ -238,11 +270,11 @@ class Upscaler:
         for part in parts:
             by_shape[part.grid.tile].append(part)
         for group in by_shape.values():
+            alone = sum(len(part.grid) for part in group) <= self._mesh.size  # no batch to be filled in vain
             try:
-                alone = sum(len(part.grid) for part in group) <= self._mesh.size  # no batch to be filled in vain
                 self._run(group, options, self._mesh.size if alone else batch, report)
             except _OutOfMemory as error:
-                if batch > self._mesh.size:
+                if batch > self._mesh.size and not alone:
                     batch, advice = self._mesh.size, "one tile at a time"
                 else:
                     side = smaller_tile(options.tile or max(group[0].grid.tile), self._family)
@@ -287,5 +319,5 @@ def _stack(inputs: list[tuple]) -> tuple:
 
 def _check_choice(name: str, value, accepted, words: str) -> None:
     whole = isinstance(accepted, range)
-    if (whole and (isinstance(value, bool) or not isinstance(value, int | np.integer))) or value not in accepted:
+    if (whole and (isinstance(value, bool) or not isinstance(value, numbers.Integral))) or value not in accepted:
         raise ValueError(f"{name} is {value!r}; expected {words}.")

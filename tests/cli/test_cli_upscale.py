@@ -1,5 +1,6 @@
 """tadsr upscale: what it prints where, its exit codes, and real runs of a tiny model that are stopped and killed."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -28,7 +29,10 @@ SETTINGS = {  # of `tests.toys.tiny_family`
 class Fake:
     """Repeats each pixel twice by twice; a picture that begins with the value 13 fails."""
 
-    scale, at_once = 2, 1
+    scale = 2
+
+    def together(self, batch=None):
+        return 1
 
     def grid(self, height, width, *, steps=None, **_):
         if steps == 99:
@@ -91,6 +95,7 @@ def test_results_are_printed_and_progress_goes_to_standard_error(fake, capfd):
     assert (code, out) == (0, "results/0.png\nresults/1.png\n")
     lines = err.splitlines()
     assert len(lines) == 3 and lines[0].startswith("[1/2] in/0.png  12x8  0.0 s  ETA ")
+    assert lines[1].endswith("ETA 0:00")
     assert lines[-1] == "2 done, 0 failed, 0 skipped"
 
 
@@ -103,21 +108,45 @@ def test_on_a_terminal_one_line_is_written_over(fake, capfd, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     progress = Progress()
     for tile in (0, 1, 3):
-        progress(Moment(number=2, of=5, name=Path("a\nb" * 30), tile=tile, tiles=4, share=0.2 + tile * 0.1))
+        progress(Moment(2, 5, Path("a\nb" * 30), (8, 8), tile=tile, tiles=4, done=20 + tile * 10, total=100))
     shown = capfd.readouterr().err.split("\r\x1b[K")[1:]
     assert [line[:31] for line in shown] == [
         "[2/5] 20%  ETA ?  tile 0/4  a b",
-        "[2/5] 30%  ETA 0:00  tile 1/4  ",
+        "[2/5] 30%  ETA ?  tile 1/4  a b",
         "[2/5] 50%  ETA 0:00  tile 3/4  ",
     ]
     assert all(len(line) <= 59 and "\n" not in line for line in shown)
 
 
 @pytest.mark.quick
+def test_the_time_that_is_left_leaves_out_what_was_compiled_and_what_failed(capfd, monkeypatch):
+    from tadsr_jax.cli import progress as room
+    from tadsr_jax.upscale.folder import Moment
+
+    seconds = iter(
+        [  # time, shape, tile, done, total, what is shown
+            (0, (8, 8), 0, 0, 1000, "?"),
+            (60, (8, 8), 1, 10, 1000, "?"),  # the first tile, compiled as well
+            (61, (8, 8), 2, 20, 1000, "1:38"),  # 980 are left, at 10 a second
+            (61, (8, 8), 0, 20, 520, "0:50"),  # much of the rest could not be read
+            (63, (16, 8), 0, 20, 520, "0:50"),
+            (99, (16, 8), 1, 40, 520, "0:48"),  # another shape to compile
+            (104, (16, 8), 2, 80, 520, "0:53"),  # 50 in 6 seconds so far
+        ]
+    )
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    progress = room.Progress()
+    for now, shape, tile, done, total, shown in seconds:
+        monkeypatch.setattr(room.time, "monotonic", lambda now=now: now)
+        progress(Moment(1, 9, Path("a"), shape, tile=tile, tiles=4, done=done, total=total))
+        assert f"ETA {shown}  " in capfd.readouterr().err
+
+
+@pytest.mark.quick
 def test_habits_of_other_upscalers_are_understood(fake, capfd):
     photos(1)
     code, out, _ = tadsr(
-        capfd, "-i", "in/0.png", "-o", "large.jpg", "-n", WEIGHTS, "-s", "2", "-t", "0", "-f", "jpg", "--seed", "5"
+        capfd, "-i", "in/0.png", "-o", "large.jpg", "-n", WEIGHTS, "-s", "2", "-t", "0", "-f", "JPEG", "--seed", "5"
     )
     assert (code, out) == (0, "large.jpg\n")
     assert pictures.size(Path("large.jpg")) == (8, 12)
@@ -177,6 +206,35 @@ def test_a_dry_run_says_what_each_size_takes_and_writes_nothing(fake, capfd):
 
 
 @pytest.mark.quick
+def test_a_dry_run_goes_on_after_a_size_that_cannot_be_planned_and_says_what_is_unknown(fake, capfd, monkeypatch):
+    photos(1, 2)
+    pictures.write(Path("in/2.png"), np.zeros((10, 20), np.uint8))
+    pictures.write(Path("in/3.png"), np.zeros((10, 30), np.uint8))
+
+    def plan(height, width, **_):
+        if width == 6:
+            raise ValueError("out of memory on cpu, and tiles can be no smaller.")
+        return dataclasses.replace(upscale_plan(height, width), seconds=None if width == 30 else 1.5)
+
+    monkeypatch.setattr(fake, "plan", plan)
+    code, out, err = tadsr(capfd, "in", "--weights", WEIGHTS, "--dry-run")
+    assert code == 1
+    assert err.splitlines() == [
+        f"failed: in/{number}.png: out of memory on cpu, and tiles can be no smaller." for number in range(2)
+    ]
+    assert out.splitlines()[-1] == "2 pictures (time unknown) and 1.00 GiB; 0 skipped, 2 failed."
+    report = json.loads(tadsr(capfd, "in", "--weights", WEIGHTS, "--dry-run", "--json")[1])
+    assert [entry["seconds"] for entry in report["plan"]] == [1.5, None] and report["seconds"] is None
+    assert [entry["input"] for entry in report["failed"]] == ["in/0.png", "in/1.png"]
+
+
+def npy_header(name: str, header: str) -> None:
+    """A .npy file that ends behind its header."""
+    text = header.ljust(117).encode() + b"\n"
+    Path(name).write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+
+
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -191,6 +249,12 @@ def test_a_dry_run_says_what_each_size_takes_and_writes_nothing(fake, capfd):
         (["in", "--noise", "in/0.png"], "in/0.png is no array of numbers"),
         (["in", "--noise", "nan.npy"], "numbers that are not finite; expected one array of finite floats"),
         (["in", "--noise", "words.npy"], "words.npy is no array of numbers"),
+        (["in", "--noise", "large.npy"], "large.npy is no array of numbers"),
+        (["in", "--noise", "huge.npy"], "huge.npy is no array of numbers"),
+        (["in", "--noise", "zip.npy"], "zip.npy is no array of numbers"),
+        (["in", "--noise", "odd.npy"], "odd.npy is no array of numbers"),
+        (["in", "--noise", "empty.npy"], "empty.npy is no array of numbers"),
+        (["in", "--noise", "several.npz"], "several.npz holds an archive"),
         (["in", "--mask", "nowhere"], "'nowhere': no such mask"),
         (["in", "-o", "in/0.png/deeper"], "in/0.png/deeper cannot be made"),
     ],
@@ -199,6 +263,12 @@ def test_wrong_use_is_refused_in_one_line_before_anything_is_written(fake, capfd
     photos(1)
     np.save("nan.npy", np.array([np.nan]))
     np.save("words.npy", np.array([{"a": 1}]), allow_pickle=True)
+    npy_header("large.npy", "{'descr': '<f4', 'fortran_order': False, 'shape': (99999, 99999, 99), }")
+    npy_header("huge.npy", f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**30},), }}")
+    npy_header("odd.npy", "{'descr': '<f4', 'fortran_order': False, 'shape': (99,")
+    Path("zip.npy").write_bytes(b"PK\x03\x04 and no more")
+    Path("empty.npy").touch()
+    np.savez("several.npz", a=np.zeros(3), b=np.zeros(3))
     code, out, err = tadsr(capfd, *argv, "--weights", WEIGHTS)
     assert (code, out) == (2, "") and not Path("results").exists()
     assert err.startswith("error: ") and err.count("\n") == 1 and words in err

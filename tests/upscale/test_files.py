@@ -43,6 +43,14 @@ def test_one_file_may_be_given_a_name():
     touch("photo.jpg")
     assert found("photo.jpg", output="large/big.webp") == {"photo.jpg": "large/big.webp"}
     assert found("photo.jpg", output="big.JPEG", format="jpg") == {"photo.jpg": "big.JPEG"}
+    assert found("photo.jpg", output="big.jpg", format="jpeg") == {"photo.jpg": "big.jpg"}
+    assert found("photo.jpg", output="big.tiff", format="tiff") == {"photo.jpg": "big.tiff"}
+
+
+def test_jpeg_and_tiff_are_jpg_and_tif():
+    touch("photo.png")
+    assert found("photo.png", format="jpeg") == {"photo.png": "out/photo.jpg"}
+    assert found("photo.png", format="tiff") == {"photo.png": "out/photo.tif"}
 
 
 def test_a_folder_with_a_pictures_name_is_a_folder():
@@ -168,6 +176,7 @@ def test_things_that_are_named_but_left_alone_are_told():
         (["a.png"], {"mask": "nowhere"}, "'nowhere': no such mask"),
         (["a.png"], {"mask": "notes.txt"}, "notes.txt: no picture by its name"),
         (["a.png"], {"mask": "in"}, "in holds no mask for a.png; expected in/a.png, or that name in another format"),
+        (["a.png", "b.png"], {"mask": "in"}, "in holds no mask for a.png, nor for another picture; expected in/a.png"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_a_line(inputs, settings, words):
@@ -187,6 +196,11 @@ def test_every_picture_has_the_mask_of_its_place_and_name_and_masks_are_no_input
     touch("in/a.png", "in/deep/b.jpg", "in/masks/a.bmp", "in/masks/deep/b.jpg")
     expected = {"in/a.png": "in/masks/a.bmp", "in/deep/b.jpg": "in/masks/deep/b.jpg"}
     assert masks_of("in", mask="in/masks") == masks_of("in/**", mask="in/masks") == expected
+
+
+def test_a_mask_that_is_missing_is_named_where_it_was_expected():
+    touch("in/a.png", "in/deep/b.jpg", "masks/a.bmp")
+    assert masks_of("in", mask="masks") == {"in/a.png": "masks/a.bmp", "in/deep/b.jpg": "masks/deep/b.jpg"}
 
 
 def test_one_mask_serves_all_pictures():

@@ -1,9 +1,12 @@
 """A folder of pictures through an upscaler: a fake one, that repeats pixels and fails on demand."""
 
 import errno
+import struct
 import weakref
+import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -18,23 +21,32 @@ pytestmark = pytest.mark.quick
 class Fake:
     """Twice as large; a picture that begins with the value 13 fails. Tiles have a side of 8."""
 
-    scale, at_once = 2, 1
+    scale = 2
 
     def __init__(self, at_once: int = 1):
         self.at_once, self.calls = at_once, []
 
-    def grid(self, height, width, *, tile=None, **_):
+    def together(self, batch=None):
+        return batch or self.at_once
+
+    def grid(self, height, width, *, tile=None, scale=None, **_):
         if tile == 3:
             raise ValueError("tile is 3; expected a multiple of 4 for this model, such as 4.")
+        if min(height, width) * (scale or 1) < 1:
+            raise ValueError("no pixel left")
+        if width == 2:  # a shape of its own
+            return Grid(height, width, (8, 2), (0,), (0,))
         return Grid(height, width, (8, 8), tuple(range(0, height, 8)), tuple(range(0, width, 8)))
 
     def __call__(self, images, *, mask=None, noise=None, progress=None, scale=None, seed=0, **_):
         self.calls.append({"shapes": [image.shape[:2] for image in images], "mask": mask, "noise": noise, "seed": seed})
         if any(image.flat[0] == 13 for image in images):
             raise RuntimeError("thirteen")
-        progress(1, 1)
-        times = int(scale or self.scale)
-        return [image.repeat(times, 0).repeat(times, 1) for image in images]
+        tiles = sum(len(self.grid(*image.shape[:2])) for image in images)
+        for tile in range(tiles):
+            progress(tile + 1, tiles)
+        height, width = (round((scale or self.scale) * length) for length in images[0].shape[:2])
+        return [cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST) for image in images]
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +89,20 @@ def test_results_that_exist_are_skipped_unless_they_are_to_be_overwritten():
     assert pictures.size(Path("out/0.png")) == (8, 12)
 
 
+def test_what_another_run_has_made_meanwhile_is_skipped_just_before_it_is_read():
+    class Busy(Fake):
+        def __call__(self, images, **options):
+            Path("out/1.png").write_text("made by another")
+            return super().__call__(images, **options)
+
+    Path("out").mkdir()
+    report = folder.run(Busy(), jobs(1, 2, 3))
+    assert kinds(report) == {"done": ["in/0.png", "in/2.png"], "failed": [], "skipped": ["in/1.png"]}
+    assert report["skipped"] == [{"input": "in/1.png", "output": "out/1.png"}]
+    assert Path("out/1.png").read_text() == "made by another"
+    assert len(folder.run(Busy(), jobs(1, 2, 3), overwrite=True)["done"]) == 3
+
+
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_one_bad_picture_does_not_stop_the_rest(at_once):
     report = folder.run(Fake(at_once), jobs(1, 13, 2, 13, 3))
@@ -114,6 +140,81 @@ def test_a_format_that_cannot_hold_the_result_is_refused_before_the_work():
     assert kinds(folder.run(Fake(), wide, options={"scale": 1}))["done"] == ["in/0.png"]
 
 
+def header(path: str, height: int, width: int) -> None:
+    """A PNG whose header alone is there: 1 bit, grey."""
+    ihdr = b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    chunks = [ihdr, b"IDAT" + zlib.compress(b"\0"), b"IEND"]
+    png = b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks)
+    Path(path).write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [
+        (None, "makes 1,936,000,000 pixels at scale 2; no more than 1,073,741,824 are made; cut it into parts."),
+        # The model's own result is made first, and is as large.
+        (1, "makes 1,936,000,000 pixels at scale 2; no more than 1,073,741,824 are made; cut it into parts."),
+        (3, "makes 4,356,000,000 pixels at scale 3; no more than 1,073,741,824 are made; cut it into parts, or give a"),
+    ],
+)
+def test_results_that_no_memory_holds_are_refused_by_the_header(scale, words):
+    fake, both = Fake(), jobs(1, 2)
+    header("in/0.png", 22000, 22000)
+    tasks, ((kind, entry),) = folder.survey(fake, both, options={"scale": scale})
+    assert (len(tasks), kind) == (1, "failed")
+    assert entry["reason"].startswith(f"in/0.png is 22000x22000, which {words}")
+
+
+def test_a_result_of_as_many_pixels_as_are_allowed_is_begun():
+    (job,) = jobs(1)
+    header("in/0.png", 2**14, 2**14)  # twice as large: 2^30 pixels
+    assert len(folder.survey(Fake(), [job], options={})[0]) == 1
+    header("in/0.png", 2**14, 2**14 + 1)
+    assert folder.survey(Fake(), [job], options={})[0] == []
+
+
+def test_a_tiny_scale_is_refused_for_small_pictures_alone():
+    both = jobs(1, 2)
+    pictures.write(Path("in/1.png"), np.full((400, 400), 5, np.uint8))
+    report = folder.run(Fake(), both, options={"scale": 0.003})
+    assert kinds(report) == {"done": ["in/1.png"], "failed": ["in/0.png"], "skipped": []}
+    assert report["done"][0]["size"] == [1, 1]
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 9 GiB"), cv2.error("(-4:Insufficient memory)")])
+def test_a_picture_that_memory_does_not_hold_fails_on_its_own(at_once, error):
+    class Full(Fake):
+        def __call__(self, images, **options):
+            if any(image[0, 0] == 7 for image in images):
+                error.code = cv2.Error.StsNoMem
+                raise error
+            return super().__call__(images, **options)
+
+    report = folder.run(Full(at_once), jobs(1, 7, 3))
+    assert kinds(report) == {"done": ["in/0.png", "in/2.png"], "failed": ["in/1.png"], "skipped": []}
+    assert report["failed"][0]["reason"] == "not enough memory for 6x4; a smaller --scale or --tile may do"
+
+
+def test_what_filled_the_memory_is_gone_before_pictures_are_tried_one_by_one():
+    class Large:
+        pass
+
+    class Full(Fake):
+        held, alive = None, []
+
+        def __call__(self, images, **options):
+            if len(images) > 1:
+                large = Large()
+                self.held = weakref.ref(large)
+                raise MemoryError
+            self.alive.append(self.held() is not None)
+            return super().__call__(images, **options)
+
+    assert len(folder.run(Full(at_once=2), jobs(1, 2))["done"]) == 2
+    assert Full.alive == [False, False]
+
+
 def test_options_that_the_model_does_not_serve_are_refused_before_any_picture():
     fake = Fake()
     with pytest.raises(ValueError, match="tile is 3"):
@@ -130,6 +231,23 @@ def test_pictures_of_one_tile_are_given_together_and_larger_ones_alone():
     assert all(call["seed"] == 7 and call["mask"] is None for call in fake.calls)
 
 
+def test_pictures_go_together_with_those_of_their_tile_shape_as_many_as_a_batch_takes():
+    fake, seven = Fake(), jobs(*range(7))
+    for number in (1, 2, 5):
+        pictures.write(Path(f"in/{number}.png"), np.full((4, 2), 5, np.uint8))
+    folder.run(fake, seven, options={"batch": 3})
+    assert [call["shapes"] for call in fake.calls] == [[(4, 6)] * 3, [(4, 2)] * 3, [(4, 6)]]
+
+
+def test_a_picture_does_not_wait_for_ever_for_others_of_its_shape(monkeypatch):
+    monkeypatch.setattr(folder, "PATIENCE", 3)
+    fake, eight = Fake(), jobs(*range(8))
+    pictures.write(Path("in/0.png"), np.full((4, 2), 5, np.uint8))
+    folder.run(fake, eight, options={"batch": 2})
+    shapes = [call["shapes"] for call in fake.calls]
+    assert shapes == [[(4, 6)] * 2, [(4, 2)], [(4, 6)] * 2, [(4, 6)] * 2, [(4, 6)]]
+
+
 def test_given_noise_belongs_to_one_picture_at_a_time():
     fake, noise = Fake(at_once=2), np.zeros((2, 2, 3))
     folder.run(fake, jobs(1, 2), noise=noise)
@@ -144,6 +262,35 @@ def test_a_mask_goes_along_with_its_picture():
     np.testing.assert_array_equal(fake.calls[0]["mask"], [np.full((4, 6), 255, np.uint8)])
     (failed,) = folder.run(fake, [job._replace(mask=Path("small.png"))], overwrite=True)["failed"]
     assert failed["reason"] == "small.png is 5x4; expected the picture's 6x4."
+
+
+def test_a_picture_without_its_mask_fails_on_its_own():
+    one, two = (job._replace(mask=Path(f"masks/{job.input.name}")) for job in jobs(1, 2))
+    Path("masks").mkdir()
+    pictures.write(Path("masks/1.png"), np.full((4, 6), 255, np.uint8))
+    report = folder.run(Fake(), [one, two])
+    assert kinds(report) == {"done": ["in/1.png"], "failed": ["in/0.png"], "skipped": []}
+    expected = "there is no mask for in/0.png; expected masks/0.png, or that name in another format."
+    assert report["failed"][0]["reason"] == expected
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [2, 4])
+def test_of_a_masks_channels_the_first_counts_and_transparency_is_told_to_say_nothing(channels, dtype):
+    fake, lines, (job,) = Fake(), [], jobs(1)
+    mask = np.zeros((4, 6, channels), dtype)
+    mask[:2, :, 0] = mask[..., -1] = np.iinfo(dtype).max
+    job = job._replace(mask=Path("mask.png"))
+    pictures.write(job.mask, mask)
+    folder.run(fake, [job], note=lines.append)
+    assert lines == []  # nothing is transparent
+    mask[0, 0, -1] = 0
+    pictures.write(job.mask, mask)
+    folder.run(fake, [job], note=lines.append, overwrite=True)
+    assert lines == ["mask.png: transparency says nothing in a mask; white is unknown, black is known"]
+    for call in fake.calls:
+        np.testing.assert_array_equal(call["mask"][0], mask[..., 0])
+        assert call["mask"][0].dtype == dtype
 
 
 def test_an_output_that_is_a_folder_fails_before_the_work():
@@ -194,8 +341,26 @@ def test_progress_counts_pictures_and_the_share_of_all_the_work():
         (1, 3, "0.png", 0, 0.0),
         (1, 3, "0.png", 1, 0.25),
         (2, 3, "1.png", 0, 0.25),
-        (3, 3, "2.png", 0, 0.5),
-        (3, 3, "2.png", 1, 1.0),
+        (3, 3, "2.png", 0, 1 / 3),  # what failed is no work any more
+        (3, 3, "2.png", 1, 2 / 3),
+        (3, 3, "2.png", 2, 1.0),
+    ]
+
+
+def test_progress_is_told_batch_by_batch_and_leaves_out_what_could_not_be_read():
+    moments, six = [], jobs(*range(6))
+    for number in (0, 4):
+        Path(f"in/{number}.png").write_bytes(Path(f"in/{number}.png").read_bytes()[:-24])
+    folder.run(Fake(at_once=2), six, progress=moments.append)
+    area = 8 * 8
+    shown = [(moment.shape, moment.tile, moment.done / area, moment.total / area) for moment in moments]
+    assert shown == [
+        ((8, 8), 0, 0, 6),
+        ((8, 8), 1, 1, 6),
+        ((8, 8), 0, 1, 5),
+        ((8, 8), 2, 3, 5),
+        ((8, 8), 0, 3, 5),
+        ((8, 8), 1, 4, 5),
     ]
 
 

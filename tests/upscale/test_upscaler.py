@@ -10,7 +10,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from tadsr_jax.upscale import noise
 from tadsr_jax.upscale.enlargement import BadResult
@@ -75,6 +75,18 @@ def test_16_bits_are_not_cut_to_8():
 def test_a_pil_image_gives_a_pil_image_of_its_mode(mode):
     got = upscaler()(Image.fromarray(PHOTO).convert(mode))
     assert isinstance(got, Image.Image) and got.mode == mode and got.size == (148, 92)
+
+
+def test_a_pil_image_keeps_its_profile_and_its_tags():
+    image = Image.fromarray(PHOTO)
+    image.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = image.getexif()
+    exif[0x010E], exif[0x0112] = "a face", 6
+    image.info["exif"] = exif.tobytes()
+    got = upscaler()(image)
+    assert got.size == (92, 148), "turned upright"
+    assert got.info["icc_profile"] == image.info["icc_profile"]
+    assert (got.getexif()[0x010E], got.getexif().get(0x0112, 1)) == ("a face", 1)
 
 
 def test_a_list_gives_a_list_and_every_picture_is_what_it_is_alone():
@@ -161,6 +173,13 @@ def test_known_pixels_are_pasted_back_where_a_model_fills_in():
         up(PHOTO)
     with pytest.raises(ValueError, match="takes no mask"):
         upscaler()(PHOTO, mask=mask)
+    with pytest.raises(ValueError, match="expected none for a model that keeps what is known"):
+        up(PHOTO, mask=mask, color_fix="adain")
+    with pytest.raises(ValueError, match="the mask marks nothing: its largest value is 1; 255 is unknown"):
+        up(PHOTO, mask=mask // 255)
+    with pytest.raises(ValueError, match="the mask is of int64; expected bool, uint8"):
+        up(PHOTO, mask=mask.astype(np.int64))
+    np.testing.assert_array_equal(up(PHOTO, mask=mask > 0), got)
     with pytest.raises(ValueError, match=r"the mask has shape \(22, 37\); expected \(23, 37\)"):
         up(PHOTO, mask=mask[1:])
 
@@ -195,6 +214,7 @@ def test_wrong_options_are_told_before_anything_is_compiled(option, message):
         (np.zeros((0, 4, 3), np.uint8), "the picture has shape (0, 4, 3)"),
         (np.zeros((4, 4, 3), np.int64), "the picture is of int64; expected uint8, uint16"),
         (np.full((4, 4, 3), 255.0), "the picture is of floats, and some are not in [0, 1]"),
+        ("photo.png", "the picture is a str; expected an array, a PIL image, or a list of them."),
         (np.full((4, 4, 3), np.nan), "the picture is of floats, and some are not in [0, 1]"),
     ],
 )
@@ -250,7 +270,7 @@ from tests.toys import repeating_bundle
 rng = np.random.default_rng(0)
 pictures = [rng.integers(20, 236, size, dtype=np.uint8) for size in [(61, 83, 3), (9, 9, 3), (5, 30, 3)]]
 up = Upscaler(repeating_bundle())
-assert up.at_once == len(jax.devices()) == int(sys.argv[1])
+assert up.together() == up.together(2) / 2 == len(jax.devices()) == int(sys.argv[1])
 np.savez(sys.argv[2], *up(pictures, tile=16, batch=2))
 """
 
@@ -343,6 +363,18 @@ def test_a_plan_says_what_a_picture_takes():
     assert plan.tiles == 6  # 3 rows and 2 columns of 128 that overlap by 16
     assert plan.memory_bytes > 128 * 128 * 3 * 4 * 17 and plan.seconds > 0
     assert str(plan).startswith("6 tile(s) of 128x128 -> 400x600 pixels, 0.0")
+
+
+def test_a_plan_measures_a_shape_once_and_says_where_memory_is_short(monkeypatch):
+    up = upscaler()
+    for height in range(260, 300):
+        up.plan(height, 200, tile=128)
+    traced = len(up._family.networks["traces"])
+    up.plan(400, 400, tile=128)
+    assert len(up._family.networks["traces"]) == traced
+    monkeypatch.setattr(up, "_memory", lambda: 1000)
+    plan = up.plan(3000, 200, tile=None)
+    assert plan.seconds is None and str(plan).endswith("GiB on the device, which it does not have")
 
 
 def test_after_warming_up_nothing_is_compiled():

@@ -5,6 +5,7 @@
 
 save   arrays as they are, half precision too           load           float32 parameters, ready to sample
 describe, is_bundle   what a folder says that it holds  load_network   one network as it is stored
+find   the bundle in a folder that may be a training run's
 Nothing in it can execute. Loading checks format, checksums, names, shapes and types against the config before use.
 """
 
@@ -55,7 +56,7 @@ def tree_sha256(tree) -> str:
 
 def expected_shapes(family: Family) -> dict:
     """{"student": tree of shapes, "autoencoder": the same} of a family's networks."""
-    shapes = jax.eval_shape(family.init, jax.random.key(0))
+    shapes = jax.eval_shape(lambda: family.init(jax.random.key(0)))  # a key outside of it would start the backend
     return {"student": shapes["denoiser"], "autoencoder": shapes["autoencoder"]}
 
 
@@ -117,39 +118,54 @@ def is_bundle(folder: Path) -> bool:
     return (Path(folder) / "bundle.json").is_file()
 
 
+def find(folder: Path) -> Path:
+    """The folder of the bundle that `folder` is, or that it holds as a training run's does; else `folder` itself.
+
+    While `save` replaces a bundle, and after it was killed there, the former one is still found.
+    """
+    folder = Path(folder)
+    for bundle in (folder, folder / "bundle"):
+        if is_bundle(bundle):
+            return bundle
+        if not bundle.exists() and is_bundle(_replaced(bundle)):
+            return _replaced(bundle)
+    return folder
+
+
 def load(folder: Path, *, dtype: str | None = None) -> Bundle:
-    """Read and check a bundle; every fault is a ValueError of one line that names the file.
+    """Read and check a bundle, or that of a training run; every fault is a ValueError of one line that names the file.
 
     Parameters are float32, however they are stored. `dtype` ("float32", "bfloat16") is what the networks compute in,
     instead of what their settings say.
     """
     if dtype not in (None, *networks.DTYPES):
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(networks.DTYPES)}.")
-    info, family, shapes = _open(Path(folder), dtype)
+    folder = find(folder)
+    info, family, shapes = _open(folder, dtype)
     params = {}
     for name in shapes:
-        stored = _read_network(Path(folder), info, name, shapes[name])
+        stored = _read_network(folder, info, name, shapes[name])
         params[name] = jax.tree.map(lambda array: np.asarray(array, np.float32), stored)
     return Bundle(family=family, params=params, info=info)
 
 
 def load_network(folder: Path, name: str) -> tuple[nn.Module, dict]:
     """(module, parameters in the types they are stored in) of one network of a bundle: "student", "autoencoder"."""
-    info, family, shapes = _open(Path(folder))
+    folder = find(folder)
+    info, family, shapes = _open(folder)
     if name not in shapes:
         raise ValueError(f"{folder} has no network {name!r}; it has {', '.join(shapes)}.")
-    return family.networks[MODULES[name]], _read_network(Path(folder), info, name, shapes[name])
+    return family.networks[MODULES[name]], _read_network(folder, info, name, shapes[name])
 
 
 def describe(folder: Path) -> dict:
     """bundle.json, checked."""
-    _recover(Path(folder))
-    return _read_info(Path(folder))
+    return _read_info(find(folder))
 
 
 def _open(folder: Path, dtype: str | None = None) -> tuple[dict, Family, dict]:
     """(bundle.json, family, shapes of its networks), checked."""
-    info = describe(folder)
+    info = _read_info(folder)
     try:
         family = _build(info, dtype)
         shapes = expected_shapes(family)
@@ -175,7 +191,10 @@ def _build(info: dict, dtype: str | None) -> Family:
 def _read_info(folder: Path) -> dict:
     path = folder / "bundle.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is no bundle: it holds no bundle.json. Give the folder that a training run wrote.")
+        raise ValueError(
+            f"{folder} is no bundle: neither it nor {folder / 'bundle'} holds a bundle.json. A training run writes its "
+            "bundle at its end; `tadsr export` makes one of its checkpoints."
+        )
     try:
         info = json.loads(path.read_text())
     except ValueError as error:

@@ -2,7 +2,10 @@
 
 import itertools
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import ml_dtypes
@@ -14,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from tadsr_jax import bundles
 
 SETTINGS = {
-    "scale": 4,
+    "scale": 2,
     "diffusion": {"num_steps": 4, "kappa": 0.2, "min_noise_level": 0.04, "etas_end": 0.99, "power": 0.3,
                   "cap_start": True, "predict": "residual", "input_scaling": "none"},
     "denoiser": {"kind": "small", "latent_channels": 12, "widths": [32], "blocks": 1, "embed_dim": 32},
@@ -71,7 +74,7 @@ def refusal(folder) -> str:
 def test_what_is_saved_is_what_is_loaded(whole, params):
     bundle = bundles.load(whole)
     jax.tree.map(np.testing.assert_array_equal, bundle.params, params)
-    assert bundle.info["recipe"] == "tadsr" and bundle.family.scale == 4
+    assert bundle.info["recipe"] == "tadsr" and bundle.family.scale == 2
     assert bundles.tree_sha256(bundle.params["student"]) == bundles.tree_sha256(params["student"])
 
 
@@ -140,7 +143,31 @@ def test_a_missing_file_is_named(folder):
     (folder / "student.safetensors").unlink()
     assert "student.safetensors is missing; copy the whole folder" in refusal(folder)
     (folder / "bundle.json").unlink()
-    assert "no bundle: it holds no bundle.json" in refusal(folder)
+    assert f"no bundle: neither it nor {folder / 'bundle'} holds a bundle.json" in refusal(folder)
+
+
+def test_a_training_runs_folder_is_as_good_as_its_bundle(whole, params):
+    bundle = bundles.load(whole.parent)
+    jax.tree.map(np.testing.assert_array_equal, bundle.params, params)
+    assert bundles.describe(whole.parent) == bundles.describe(whole)
+    assert bundles.load_network(whole.parent, "student")[0] == bundles.load_network(whole, "student")[0]
+    assert bundles.find(whole.parent) == bundles.find(whole) == whole
+    assert not bundles.is_bundle(whole.parent)
+
+
+def test_the_folder_one_stands_in_can_be_named_by_a_dot(whole, monkeypatch):
+    monkeypatch.chdir(whole)
+    assert bundles.describe(".")["recipe"] == "tadsr"
+    monkeypatch.chdir(whole.parent)
+    assert bundles.describe(".")["recipe"] == "tadsr"
+
+
+def test_a_backend_that_does_not_start_is_no_fault_of_the_bundle(whole):
+    """To read a bundle takes none; who computes with it hears of it in the backend's own words."""
+    read = f"from tadsr_jax import bundles; print(bundles.load({str(whole)!r}).info['recipe'])"
+    environment = {**os.environ, "JAX_PLATFORMS": "nowhere"}
+    done = subprocess.run([sys.executable, "-c", read], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "tadsr", done.stderr
 
 
 @pytest.mark.parametrize("path", ["../student.safetensors", "/etc/passwd", "", None, ["student.safetensors"]])
@@ -160,6 +187,7 @@ def test_a_stranger_cannot_name_a_file_elsewhere(folder, path):
         ({"family": ["resshift"]}, "'family' is ['resshift']; expected a str"),
         ({"settings": 3}, "'settings' is 3; expected a dict"),
         ({"settings": SETTINGS | {"surprise": 1}}, "surprise"),
+        ({"settings": SETTINGS | {"scale": 3}}, "these settings make no model: config.scale is 3; these networks"),
         ({"networks": {}}, "no network 'student'"),
         ({"steps": 0}, "'steps' is 0; expected a whole number, 1 or more"),
         ({"steps": True}, "'steps' is True; expected"),
@@ -222,7 +250,8 @@ def test_a_replacement_that_is_killed_between_its_renames_leaves_the_former_bund
         with pytest.raises(KeyboardInterrupt):
             bundles.save(folder, family="resshift", settings=SETTINGS, params=params, info={"steps": 2})
     assert not folder.exists()
-    assert bundles.load(folder).info["steps"] == 1
+    assert bundles.load(folder).info["steps"] == bundles.load(folder.parent).info["steps"] == 1
+    assert not folder.exists(), "reading leaves everything where it is"
     bundles.save(folder, family="resshift", settings=SETTINGS, params=params, info={"steps": 2})
     assert bundles.load(folder).info["steps"] == 2
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"], "nothing is left beside it"

@@ -214,6 +214,7 @@ def _read(files: Mapping[str, Path], family: Family, notes: list[str]) -> dict:
         except ValueError as error:
             faults.append(str(error))
             continue
+        notes += _oddities(path, arrays)
         if odd := names.differing_buffers(module, arrays):
             notes.append(
                 f"{len(odd)} constant buffers of {path.name} are not those of this configuration ({odd[0]}, ...): "
@@ -222,6 +223,19 @@ def _read(files: Mapping[str, Path], family: Family, notes: list[str]) -> dict:
     if faults:
         raise ValueError(" ".join(faults))
     return params
+
+
+def _oddities(path: Path, arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Notes on weights that fit and still are not what was meant: rounded ones, and such as are no numbers."""
+    weights = {name: array for name, array in arrays.items() if not names.is_constant(name)}
+    rounded = [name for name, array in weights.items() if array.dtype == np.float64]
+    broken = [name for name, array in weights.items() if not np.isfinite(array).all()]
+    told = {"are float64 and were rounded to float32": rounded, "hold NaN or infinite numbers": broken}
+    return [
+        f"{len(tensors)} tensors of {path.name} {what} ({torch_file.printable(tensors[0])}, ...)"
+        for what, tensors in told.items()
+        if tensors
+    ]
 
 
 def _without_leftovers(path: Path, arrays: torch_file.StateDict, notes: list[str]) -> torch_file.StateDict:

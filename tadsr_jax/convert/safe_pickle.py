@@ -2,7 +2,8 @@
 
 Python's own Unpickler calls whatever a file names; restricting it leaves holes (attributes set by BUILD, memory taken
 by a memo index). Here a file may build numbers, strings, tuples, lists and dictionaries, and may call the functions of
-a table that the caller gives. Any other opcode and any other global ends with a ValueError that names it.
+a table that the caller gives. Any other opcode and any other global ends with a ValueError that names it. Time and
+memory are linear in the size of the file: what it says once cannot be made large by saying it again.
 """
 
 import pickletools
@@ -17,6 +18,10 @@ LITERALS = {
 }
 EMPTY = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": lambda: Entries()}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+# Keys of dictionaries. Python hashes whole numbers by themselves up to here; larger ones can be made to collide, and
+# equal texts are compared letter by letter whenever one is looked up.
+LARGEST_KEY = 2**48
+LONGEST_KEY = 4096
 
 
 class Global(NamedTuple):
@@ -60,9 +65,11 @@ class _Machine:
     def __init__(self, table, persistent_load):
         self.table, self.persistent_load = table, persistent_load
         self.stack, self.marks, self.memo = [], [], {}
+        self.steps = self.given = 0  # opcodes so far; elements of what was given to functions
 
     def run(self, stream):
         for opcode, arg, _ in pickletools.genops(stream):
+            self.steps += 1
             if opcode.name == "STOP":
                 return self.stack.pop()
             self.step(opcode.name, arg)
@@ -110,12 +117,14 @@ class _Machine:
             stack.append(self.find(arg.replace(" ", ".")))
         elif name == "STACK_GLOBAL":
             attribute, module = stack.pop(), stack.pop()
+            if type(module) is not str or type(attribute) is not str:  # a nested list can take for ever to print
+                raise ValueError("its pickle refers to a Python object by something that is no name")
             stack.append(self.find(f"{module}.{attribute}"))
         elif name == "BINPERSID":
             stack.append(self.persistent_load(stack.pop()))
         elif name == "REDUCE":
             arguments, function = stack.pop(), stack.pop()
-            stack.append(_call(function, arguments))
+            stack.append(self.call(function, arguments))
         elif name == "BUILD":
             stack.pop()  # attributes such as a state dict's _metadata; the object stays as it is
         else:
@@ -130,11 +139,14 @@ class _Machine:
             raise ValueError(f"it refers to the Python object {name[:200]!r}, which is not part of plain weights")
         return Global(name, self.table[name])
 
-
-def _call(function, arguments):
-    if not isinstance(function, Global) or not callable(function.value) or not isinstance(arguments, tuple):
-        raise ValueError("its pickle calls something that is no function")
-    return function.value(*arguments)
+    def call(self, function, arguments):
+        if not isinstance(function, Global) or not callable(function.value) or not isinstance(arguments, tuple):
+            raise ValueError("its pickle calls something that is no function")
+        # Each element took an opcode to make. Where there are more, the file gives one list again and again.
+        self.given += len(arguments) + sum(len(given) for given in arguments if type(given) in (list, tuple))
+        if self.given > self.steps:
+            raise ValueError("its pickle calls functions with more than it holds")
+        return function.value(*arguments)
 
 
 def _extend(target, items):
@@ -157,6 +169,10 @@ def entries(items) -> Entries:
 def _pairs(items):
     """[key, value, key, value, ...] in pairs. Only plain keys: to hash a nested tuple can take for ever."""
     keys = items[::2]
-    if len(items) % 2 or any(type(key) not in (str, int) for key in keys):
-        raise ValueError("a dictionary in its pickle has a key that is neither text nor a whole number")
+    if len(items) % 2 or not all(map(_is_key, keys)):
+        raise ValueError("a dictionary in its pickle has a key that is neither short text nor a moderate whole number")
     return zip(keys, items[1::2], strict=True)
+
+
+def _is_key(key):
+    return len(key) <= LONGEST_KEY if type(key) is str else type(key) is int and abs(key) < LARGEST_KEY

@@ -43,6 +43,7 @@ STORAGES = {
 ENTRIES = ("params_ema", "state_dict", "params", "model")
 LEGACY = (0x1950A86A20F9469CFC6C, 1001)  # magic number and version of the format of before PyTorch 1.6
 LONGEST_HEADER = 100_000_000  # bytes, of a safetensors file; what its library allows
+SAFETENSORS = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")  # types read
 MAX_CLAIM = 8  # tensors may overlap (tied weights), but together claim at most this many times the size of the file
 RESAVE = (
     "If you trust it, load it in PyTorch with torch.load(path, weights_only=True) "
@@ -98,6 +99,8 @@ def read(path: str | Path, *, entry: str | None = None) -> StateDict:
         raise ValueError("this is neither a PyTorch file nor safetensors; is the download complete?")
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror or error}.") from None
+    except MemoryError:
+        raise ValueError(f"{path}: there is not enough memory to read it.") from None
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OverflowError, struct.error) as error:
         raise ValueError(f"{path}: the file is damaged ({error}); is the download complete?") from None
     except ValueError as error:
@@ -107,7 +110,10 @@ def read(path: str | Path, *, entry: str | None = None) -> StateDict:
 def _read_safetensors(path: Path) -> StateDict:
     repeated = ()
     try:
-        repeated = _repeated_names(path)  # before the library, which drops or refuses them without a name
+        # Before the library, which drops repeated names and stumbles over types that NumPy lacks.
+        header = _header(path)
+        repeated = [name for name, times in Counter(name for name, _ in header).items() if times > 1]
+        _check_types(header)
         with safe_open(path, framework="numpy") as file:
             return StateDict({name: file.get_tensor(name) for name in file.keys()}, repeated)  # noqa: SIM118 - no dict
     except (SafetensorError, TypeError, AttributeError) as error:
@@ -115,17 +121,32 @@ def _read_safetensors(path: Path) -> StateDict:
         raise ValueError(f"not a valid safetensors file ({error}{twice}); is the download complete?") from None
 
 
-def _repeated_names(path: Path) -> list[str]:
-    """Names that stand more than once in the header of a safetensors file; [] where the header is not readable."""
+def _header(path: Path) -> list[tuple[str, Any]]:
+    """(name, type) of the tensors in the order of a safetensors file; [] where its header is not readable."""
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))
         header = file.read(length) if length <= min(path.stat().st_size, LONGEST_HEADER) else b""
     try:
-        pairs = json.loads(header, object_pairs_hook=list)
+        pairs = json.loads(header, object_pairs_hook=_Pairs)
     except (ValueError, RecursionError):
         return []
-    names = Counter(pair[0] for pair in pairs if isinstance(pair, tuple)) if isinstance(pairs, list) else {}
-    return [name for name, times in names.items() if times > 1]
+    if not isinstance(pairs, _Pairs):
+        return []
+    described = [(name, about) for name, about in pairs if isinstance(about, _Pairs) and name != "__metadata__"]
+    return [(name, value) for name, about in described for key, value in about if key == "dtype"]
+
+
+class _Pairs(list):
+    """The [(key, value)] of a JSON object, where keys may be repeated."""
+
+
+def _check_types(header: list[tuple[str, Any]]) -> None:
+    if strange := [(name, dtype) for name, dtype in header if dtype not in SAFETENSORS]:
+        name, dtype = strange[0]
+        raise ValueError(
+            f"{len(strange)} of its tensors have a type that cannot be read: {printable(name)} is "
+            f"{printable(str(dtype), 40)}, expected {', '.join(SAFETENSORS)}; take the same weights in F16, BF16 or F32"
+        )
 
 
 def _read_container(container, entry: str | None) -> StateDict:
@@ -210,7 +231,7 @@ class _Legacy:
             raise ValueError(f"this is a pickle, but not one of torch.save on an ordinary machine. {RESAVE}")
         start = self.content.tell()
         for key in keys if isinstance(keys, list) else ():
-            if key not in self.storages or start + 8 > self.size:
+            if not isinstance(key, str) or key not in self.storages or start + 8 > self.size:
                 raise ValueError("its list of storages does not fit its tensors; is the download complete?")
             (numel,) = struct.unpack_from("<q", self.content, start)
             length = numel * self.storages[key].dtype.itemsize
@@ -291,7 +312,8 @@ def _storage(pid: Any) -> Storage:
     """The persistent id ("storage", class, key, device, number of elements)."""
     match pid:
         case ("storage", safe_pickle.Global(value=np.dtype() as dtype), str(key), str(), numel) if _is_size(numel):
-            return Storage(key, dtype, numel)
+            if len(key) <= safe_pickle.LONGEST_KEY:
+                return Storage(key, dtype, numel)
     raise ValueError("a storage in its pickle is described in an unknown way")
 
 
@@ -310,6 +332,8 @@ def _rebuild_parameter(data, *_) -> Any:
 
 def _ordered_dict(pairs=()) -> safe_pickle.Entries:
     """collections.OrderedDict; Python 2 gave it its pairs at once."""
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+        raise ValueError("an ordered dictionary in its pickle is made of something else than pairs")
     return safe_pickle.entries([item for pair in pairs for item in pair])
 
 

@@ -66,10 +66,35 @@ def build(*, scale: int, denoiser: dict, autoencoder: dict, diffusion: dict, con
     )
 
 
+def _check_fit(denoiser: nn.Module, autoencoder: nn.Module, *, scale: int, condition_on_z_y: bool) -> None:
+    """Raise where the latents or the LQ of this family are not what the denoiser takes, as its example inputs are."""
+    z, _, lq, *_ = denoiser.example_inputs()
+    channels, factor = autoencoder.embed_dim, autoencoder.factor
+    if factor > 1 or condition_on_z_y:  # else latents may come from an autoencoder that is not here
+        for taken in (z.shape[-1], getattr(denoiser, "out_channels", channels)):
+            if taken != channels:
+                raise ValueError(
+                    f"config.networks.denoiser is made for latents of {taken} channels; those of "
+                    f"config.networks.autoencoder have {channels}."
+                )
+        if lq is not None and lq.shape[1] * scale != z.shape[1] * factor:
+            raise ValueError(
+                f"config.scale is {scale}; these networks make {z.shape[1] * factor / lq.shape[1]:g}: the sides of a "
+                f"picture are {factor} times its latent's, those of the denoiser's LQ {lq.shape[1] / z.shape[1]:g} "
+                "times."
+            )
+    if lq is not None and lq.shape[-1] != (given := 3 + condition_on_z_y * channels):
+        raise ValueError(
+            f"config.networks.condition_on_z_y is {condition_on_z_y}, which makes {given} channels of condition; this "
+            f"denoiser takes {lq.shape[-1]}."
+        )
+
+
 def assemble(
     denoiser: nn.Module, autoencoder: nn.Module, schedule: ShiftSchedule, *, scale: int, condition_on_z_y: bool = False
 ) -> Family:
-    """The family of these two networks and this schedule."""
+    """The family of these two networks and this schedule; ValueError where they do not fit together."""
+    _check_fit(denoiser, autoencoder, scale=scale, condition_on_z_y=condition_on_z_y)
     factor = autoencoder.factor
     # Latent sides are lq sides * scale / factor, and must be multiples of what the denoiser needs.
     multiple = math.lcm(denoiser.size_multiple * factor, scale) // scale

@@ -146,6 +146,25 @@ def test_buffers_of_another_configuration_are_noted(weights, tmp_path, made):
     assert any(f"{len(masks)} constant buffers of unet.pth are not those of this configuration" in n for n in notes)
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_rounded_weights_and_such_as_are_no_numbers_are_noted(weights, tmp_path, suffix):
+    first, second, *_ = weights["unet"]
+    nan = lambda arrays: {**arrays, first: arrays[first] * np.float32(np.nan), second: arrays[second] / np.float32(0)}
+    double = lambda arrays: {f"module.{key}": array.astype(np.float64) for key, array in arrays.items()}
+    with np.errstate(all="ignore"):
+        files = write_files(tmp_path, weights, unet=nan, autoencoder=double, suffix=suffix)
+    notes = public.resshift(**files, config=CONFIG, output=tmp_path / "b")["notes"]
+    assert f"2 tensors of unet{suffix} hold NaN or infinite numbers ({min(first, second)}, ...)" in [
+        note.replace(first, min(first, second)) for note in notes
+    ]
+    (rounded,) = (note for note in notes if "float64" in note)
+    count = len(weights["autoencoder"])
+    assert rounded.startswith(
+        f"{count} tensors of autoencoder{suffix} are float64 and were rounded to float32 (module."
+    )
+    assert bundles.describe(tmp_path / "b")["networks"]["autoencoder"]["dtype"] == "float32"
+
+
 def test_all_that_is_wrong_with_both_files_is_one_error(weights, tmp_path):
     def spoil(arrays):
         broken = {f"module.{key}": array for key, array in arrays.items()}

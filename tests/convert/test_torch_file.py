@@ -1,4 +1,5 @@
 import collections
+import json
 import os
 import pickle
 import struct
@@ -71,6 +72,11 @@ def write(path, pickled, storages=None, *, prefix="archive", compression=zipfile
 
 def saved(path, body, **kwargs):
     return write(path, b"\x80\x02" + body + b".", **kwargs)
+
+
+def doubled(depth=60):
+    """Opcodes of a tuple of two tuples of two tuples ...: 2^depth things at the end, in a few bytes."""
+    return b")" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(depth))
 
 
 def refusal(path):
@@ -247,6 +253,62 @@ def test_tricks_are_refused(tmp_path, body, reason):
     assert reason in refusal(saved(tmp_path / "a.pth", body))
 
 
+ORDERED_DICT = b"ccollections\nOrderedDict\n"
+MANY = 20_000
+LIST = b"(" + b"K\x01" * MANY + b"lq\x00"  # remembered as 0
+PAIRS = b"(" + b"".join(b"(" + number(i) + b"Nl" for i in range(MANY)) + b"lq\x00"
+AGAIN = b"h\x00"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    {
+        "an ordered dictionary of one long list": (ORDERED_DICT + b"((" + LIST + AGAIN * MANY + b"ltR", "than pairs"),
+        "an ordered dictionary of letters": (ORDERED_DICT + b"(" + text("ab") + b"tR", "than pairs"),
+        "many from the same pairs": (PAIRS + (ORDERED_DICT + AGAIN + b"\x85R") * MANY, "more than it holds"),
+        "many sizes from one list": (LIST + (b"ctorch\nSize\n" + AGAIN + b"\x85R") * MANY, "more than it holds"),
+        "many arguments": (
+            b"(" + b"N" * MANY + b"tq\x00" + (b"ctorch._utils\n_rebuild_parameter\n" + AGAIN + b"R") * MANY,
+            "more than it holds",
+        ),
+        "keys of one hash": (
+            b"}(" + b"".join(b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little") + b"N" for i in range(MANY)) + b"u",
+            "neither short text nor a moderate whole number",
+        ),
+        "keys that take long to compare": (b"}" + text("x" * 5000) + b"Ns", "neither short text"),
+        "a storage's key that takes long to compare": (tensor(key="x" * 5000), "unknown way"),
+        "a name that takes for ever to print": (doubled() + text("x") + b"\x93", "by something that is no name"),
+    }.values(),
+)
+def test_what_would_take_more_than_linear_time_or_memory_is_refused(tmp_path, body, reason):
+    assert reason in refusal(saved(tmp_path / "a.pth", body))
+
+
+def test_keys_of_storages_that_take_for_ever_to_hash_are_refused(tmp_path):
+    magic, version = torch_file.LEGACY
+    header = [pickle.dumps(part, 2) for part in (magic, version, {"little_endian": True}, {})]
+    (tmp_path / "a.pth").write_bytes(b"".join(header) + b"\x80\x02(" + doubled() + b"l.")
+    assert "does not fit its tensors" in refusal(tmp_path / "a.pth")
+
+
+def test_pairs_that_python_2_gave_an_ordered_dictionary_at_once_are_read(tmp_path):
+    body = ORDERED_DICT + b"((" + b"(" + text("w") + tensor() + b"l" + b"(" + text("b") + tensor() + b"l" + b"ltR"
+    assert list(torch_file.read(saved(tmp_path / "a.pth", body))) == ["w", "b"]
+
+
+def test_numbers_of_parameters_are_keys_of_an_optimiser(tmp_path):
+    body = state_dict(params=state_dict(w=tensor()), optimizer=b"}(" + number(0) + b"N" + number(-1) + b"Nu")
+    assert list(torch_file.read(saved(tmp_path / "a.pth", body))) == ["w"]
+
+
+def test_a_file_larger_than_the_memory_is_refused(tmp_path, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(torch_file, "_view", full)
+    assert "a.pth: there is not enough memory to read it." in refusal(saved(tmp_path / "a.pth", state_dict(w=tensor())))
+
+
 def test_attributes_that_a_pickle_sets_are_dropped(tmp_path):
     """torch.save sets `_metadata` on a state dict; a hostile file could set anything on a function."""
     attributes = b"}" + text("__doc__") + text("changed") + b"s"
@@ -327,6 +389,29 @@ def test_every_truncation_and_every_flipped_byte_is_a_clean_error_or_harmless(tm
             torch_file.read(path)
         except ValueError as error:
             assert str(path) in str(error)
+
+
+def test_safetensors_of_a_type_without_numbers_of_ours_say_so(tmp_path):
+    path = tmp_path / "a.safetensors"
+    for dtype in ("F8_E4M3", "F8_E5M2", "F4", "C64"):
+        about = {"dtype": dtype, "shape": [4]}
+        tensors = {name: about | {"data_offsets": [i, i + 4]} for name, i in (("w", 0), ("v", 4))}
+        header = json.dumps({"__metadata__": {"dtype": "F8"}} | tensors).encode()
+        path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+        message = refusal(path)
+        assert (
+            f"2 of its tensors have a type that cannot be read: w is {dtype}, expected F64, F32, F16, BF16" in message
+        )
+        assert "take the same weights in F16, BF16 or F32" in message and "download" not in message
+
+
+def test_all_types_that_are_promised_are_read(tmp_path):
+    types = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16, np.int64, np.int32, np.int16, np.int8, np.uint64,
+             np.uint32, np.uint16, np.uint8, np.bool_)  # fmt: skip
+    save_file({np.dtype(dtype).name: np.ones(2, dtype) for dtype in types}, tmp_path / "a.safetensors")
+    weights = torch_file.read(tmp_path / "a.safetensors")
+    assert len(weights) == len(torch_file.SAFETENSORS) == len(types)
+    assert all(array.dtype.name == name and array.all() for name, array in weights.items())
 
 
 def test_broken_safetensors_are_a_clean_error(tmp_path):

@@ -7,6 +7,9 @@ from tadsr_jax.families import resshift
 from tests.toys import randomised, tiny_batch, tiny_family
 
 SMALL = {"kind": "small", "latent_channels": 12, "widths": (32,), "blocks": 1, "embed_dim": 8}
+SWIN = {"kind": "swin", "image_size": 8, "in_channels": 12, "out_channels": 12, "model_channels": 32,
+        "attention_resolutions": [8], "channel_mult": [1], "num_res_blocks": 1, "swin_depth": 1, "swin_embed_dim": 32,
+        "window_size": 4, "lq_size": 8}  # fmt: skip
 LOSSLESS = {"kind": "space_to_depth", "factor": 2}
 KEY = jax.random.key(0)
 
@@ -49,10 +52,9 @@ def test_enlargement_is_pytorchs_bicubic_with_its_edges_repeated():
     [
         ({}, 1),  # latents of lq's size, one level
         ({"denoiser": SMALL | {"widths": (32, 32, 32)}}, 4),  # halved twice
-        ({"scale": 4, "condition_on_z_y": False}, 1),
-        ({"scale": 1, "condition_on_z_y": False}, 2),  # latents of half lq's size
-        ({"scale": 1, "condition_on_z_y": False, "denoiser": SMALL | {"widths": (32, 32)}}, 4),
-        ({"scale": 3, "condition_on_z_y": False}, 2),  # sides of the picture 3 times lq's, and even
+        ({"condition_on_z_y": False, "denoiser": SWIN}, 4),  # whole windows
+        ({"scale": 1, "condition_on_z_y": False, "denoiser": SWIN | {"lq_size": 16}}, 8),  # latents of half lq's size
+        ({"scale": 3, "condition_on_z_y": False, "denoiser": SWIN | {"cond_lq": False}}, 8),  # 3 times lq's, by 8
     ],
 )
 def test_the_sides_of_lq_are_multiples_of_what_both_networks_need(settings, multiple):
@@ -150,6 +152,31 @@ def test_fewer_steps_are_those_of_the_respaced_chain():
             {"denoiser": SMALL | {"width": 3}},
             "config.networks.denoiser.width is unknown; config.networks.denoiser has the",
         ),
+        (
+            {"scale": 3},
+            "config.scale is 3; these networks make 2: the sides of a picture are 2 times its latent's, those of the "
+            "denoiser's LQ 1 times.",
+        ),
+        (
+            {"scale": 2, "condition_on_z_y": False, "denoiser": SWIN | {"lq_size": 16}},
+            "config.scale is 2; these networks make 1: ",
+        ),
+        (
+            {"scale": 4, "autoencoder": {"kind": "space_to_depth", "factor": 4}},
+            "config.networks.denoiser is made for latents of 12 channels; those of config.networks.autoencoder have 48",
+        ),
+        (
+            {"condition_on_z_y": False, "denoiser": SWIN | {"out_channels": 3}},
+            "config.networks.denoiser is made for latents of 3 channels; those of config.networks.autoencoder have 12.",
+        ),
+        (
+            {"condition_on_z_y": False},
+            "config.networks.condition_on_z_y is False, which makes 3 channels of condition; this denoiser takes 15.",
+        ),
+        (
+            {"denoiser": SWIN},
+            "config.networks.condition_on_z_y is True, which makes 15 channels of condition; this denoiser takes 3.",
+        ),
         ({"denoiser": SMALL | {"blocks": "2"}}, "config.networks.denoiser.blocks is '2'; expected int."),
         (
             {"diffusion": {"kapa": 2}},
@@ -161,3 +188,10 @@ def test_settings_that_make_no_model_are_refused(settings, message):
     with pytest.raises(ValueError) as error:
         build(**settings)
     assert str(error.value).startswith(message)
+
+
+def test_without_an_autoencoder_latents_may_be_those_of_one_that_is_elsewhere():
+    """Recorded latents of the public face model: 8 channels, an eighth of the picture's size."""
+    denoiser = SWIN | {"in_channels": 8, "out_channels": 8, "lq_size": 64}
+    identity = {"kind": "space_to_depth", "factor": 1}
+    assert build(scale=1, condition_on_z_y=False, denoiser=denoiser, autoencoder=identity).scale == 1

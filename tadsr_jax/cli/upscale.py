@@ -238,7 +238,10 @@ def _load(folder: Path, dtype: str | None, *, quiet: bool):
     logs.warn_in_lines()
     if quiet:
         logging.getLogger().setLevel(logging.ERROR)
-    return Upscaler.load(folder, dtype=dtype)
+    try:
+        return Upscaler.load(folder, dtype=dtype)
+    except RuntimeError as error:  # of jax, where JAX_PLATFORMS names what is not here, or a driver is missing
+        raise ValueError(f"no device to compute on: {error}") from None
 
 
 def _work(upscaler, jobs, settings: dict, progress, *, prints: bool, as_json: bool) -> int:

@@ -388,3 +388,11 @@ def test_the_command_gives_what_python_gives(bundle):
     assert (run.returncode, out) == (0, "out.png\n"), err
     expected = Upscaler.load(bundle)(pictures.read(Path("in/0/0.png")).pixels, seed=3)
     np.testing.assert_array_equal(pictures.read(Path("out.png")).pixels, expected)
+
+
+def test_a_device_that_is_not_there_is_told_in_one_line(bundle):
+    photos(20)
+    command = [sys.executable, "-m", "tadsr_jax.upscale", ".", "-o", "out", "--weights", str(bundle)]
+    done = subprocess.run(command, env=os.environ | {"JAX_PLATFORMS": "abacus"}, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: no device to compute on: ")
+    assert len(done.stderr.splitlines()) == 1

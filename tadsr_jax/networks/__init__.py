@@ -1,6 +1,7 @@
 """Networks: linen modules of NHWC arrays that know nothing of noise schedules.
 
 layers            convolution, dense, group norm, time embedding, work in bounded memory
+convolution, norms   the arithmetic of these: 3x3 convolutions in the form that suits the platform
 swin, unet_swin   the Swin U-Net of ResShift, SinSR and TAD-SR       vq, space_to_depth   autoencoders
 discriminators, spectral_norm   the time-aware discriminator          perceptual           backbones of LPIPS
 

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tadsr_jax.networks.layers import Conv, Dense, Dtype, timestep_embedding, upsample2
+from tadsr_jax.networks.convolution import upsample2
+from tadsr_jax.networks.layers import Conv, Dense, Dtype, timestep_embedding
 
 DETAIL_GAIN = 8.0  # what bicubic adds to a repeated LQ pixel has a deviation of about 1/8
 SOFT_LIMIT = 6.0  # at low noise x is large at edges, and steers nothing more there

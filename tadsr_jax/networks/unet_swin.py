@@ -14,7 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tadsr_jax.networks.layers import Conv, Dense, Dtype, GroupNorm, downsample2, timestep_embedding, upsample2
+from tadsr_jax.networks.convolution import upsample2
+from tadsr_jax.networks.layers import Conv, Dense, Dtype, NormSilu, downsample2, timestep_embedding
 from tadsr_jax.networks.swin import SwinGroup, block_geometry
 
 
@@ -34,21 +35,21 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, emb):
-        resample = {None: lambda x: x, "up": upsample2, "down": downsample2}[self.resample]
-        h = nn.silu(GroupNorm(dtype=self.dtype, name="in_layers.0")(x))
-        h = Conv(self.features, dtype=self.dtype, name="in_layers.2")(resample(h))
-        x = resample(x)
-        steering = Dense((1 + self.use_scale_shift_norm) * self.features, name="emb_layers.1")(nn.silu(emb))
-        steering = steering[:, None, None].astype(self.dtype)  # n 1 1 (2 c)
+        h = NormSilu(dtype=self.dtype, name="in_layers.0")(x)
+        if self.resample == "up":
+            x = upsample2(x)
+        elif self.resample == "down":
+            x, h = downsample2(x), downsample2(h.whole())
+        h = Conv(self.features, upsampled=self.resample == "up", dtype=self.dtype, name="in_layers.2")(h)
+        steering = Dense((1 + self.use_scale_shift_norm) * self.features, name="emb_layers.1")(nn.silu(emb))  # n (2 c)
+        if not self.use_scale_shift_norm:
+            h = h + steering[:, None, None].astype(self.dtype)
+        h = NormSilu(dtype=self.dtype, name="out_layers.0")(h)
         if self.use_scale_shift_norm:
-            scale, shift = jnp.split(steering, 2, axis=-1)
-            h = GroupNorm(dtype=self.dtype, name="out_layers.0")(h) * (1 + scale) + shift
-        else:
-            h = GroupNorm(dtype=self.dtype, name="out_layers.0")(h + steering)
-        h = Conv(self.features, zero_init=True, dtype=self.dtype, name="out_layers.3")(nn.silu(h))
+            h = h.steered(*jnp.split(steering, 2, axis=-1))
         if x.shape[-1] != self.features:
             x = Conv(self.features, 1, dtype=self.dtype, name="skip_connection")(x)
-        return x.astype(self.dtype) + h
+        return Conv(self.features, zero_init=True, dtype=self.dtype, name="out_layers.3")(h, onto=x)
 
 
 class Downsample(nn.Module):
@@ -70,8 +71,9 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = upsample2(x)
-        return Conv(x.shape[-1], dtype=self.dtype, name="conv")(x) if self.use_conv else x
+        if not self.use_conv:
+            return upsample2(x)
+        return Conv(x.shape[-1], upsampled=True, dtype=self.dtype, name="conv")(x)
 
 
 class Layer(NamedTuple):
@@ -176,8 +178,7 @@ class SwinUNet(nn.Module):
         if features_only:
             return [*taps[:-1], skips[-1], taps[-1]]
         # The last layers stay float32: bfloat16 would round the prediction to 8 bits.
-        x = nn.silu(GroupNorm(name="out.0")(x))
-        return Conv(self.out_channels, name="out.2")(x)
+        return Conv(self.out_channels, name="out.2")(NormSilu(name="out.0")(x))
 
     def _apply(self, layer: Layer, x, emb):
         """The module that `layer` describes, applied. Names are explicit, so remat does not change paths."""

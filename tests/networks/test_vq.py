@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tadsr_jax.networks import abstract_variables, layers, vq
+from tadsr_jax.networks import abstract_variables, vq
 from tadsr_jax.networks.vq import VQModel
 
 SMALL = {"n_embed": 32, "ch": 32, "ch_mult": (1, 2), "num_res_blocks": 1, "resolution": 16}
@@ -68,7 +68,7 @@ def test_attention_in_chunks_equals_attention_in_one_piece(monkeypatch):
         abstract_variables(block, x),
     )
     whole = block.apply(variables, x)
-    monkeypatch.setattr(layers, "CHUNK_BYTES", 1)  # 64 of 192 queries at a time
+    monkeypatch.setattr(vq, "ATTENTION_ROWS", 80)  # of 192 queries
     np.testing.assert_allclose(block.apply(variables, x), whole, atol=1e-5)
 
 

@@ -10,7 +10,21 @@ pytestmark = pytest.mark.quick
 PACKAGE = Path(__file__).parent.parent / "tadsr_jax"
 FLOORS = {  # room -> floor; docs/architecture.md says what each is for
     **dict.fromkeys(
-        "diffusion losses images pictures degrade sharding types config assets signals cache releases".split(), 0
+        [
+            "diffusion",
+            "losses",
+            "images",
+            "pictures",
+            "degrade",
+            "sharding",
+            "types",
+            "config",
+            "assets",
+            "signals",
+            "cache",
+            "releases",
+        ],
+        0,
     ),
     "networks": 1,
     "families": 2,

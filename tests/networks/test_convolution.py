@@ -41,6 +41,14 @@ def test_both_forms_of_a_convolution_are_the_sum_of_nine_products(form):
     assert rms(got - in_float64(x, kernel, bias)) < 1e-6
 
 
+@pytest.mark.parametrize("form", ["_plain", "_by_toom_cook"])
+def test_both_forms_add_to_a_map(form):
+    x, kernel, bias = problem()
+    (onto,) = arrays((2, ROWS, COLUMNS, OUT))
+    apply = jax.jit(getattr(convolution, form))
+    np.testing.assert_allclose(apply(x, kernel, bias, onto), apply(x, kernel, bias) + onto, atol=1e-5)
+
+
 @pytest.mark.parametrize("form", ["_plain_upsampled", "_by_neighbours"])
 def test_both_forms_of_an_upsampling_convolution_are_that_of_repeated_pixels(form):
     x, kernel, bias = problem()

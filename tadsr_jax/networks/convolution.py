@@ -1,6 +1,7 @@
-"""3x3 convolutions of stride 1 in NHWC, in the form that suits the platform. The choice is made here and nowhere else.
+"""Convolutions of stride 1 in NHWC, in the form that suits the platform. The choice is made here and nowhere else.
 
 convolve            the plain form, of any size, stride and padding
+conv1x1             the same without neighbours
 conv3x3             the same with padding of one, by half of the multiplications on a CPU
 upsampled_conv3x3   conv3x3(upsample2(x)), by a quarter of them
 
@@ -31,6 +32,11 @@ def upsample2(x):
     """Every pixel twice in both directions: (n, h, w, c) -> (n, 2h, 2w, c)."""
     n, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)
+
+
+def conv1x1(x, kernel, bias):
+    """x (n, h, w, i), an array, with kernel (1, 1, i, o), plus bias (o,). In bands, a CPU makes one map and not two."""
+    return (_conv1x1 if _pays(x, kernel) else _plain1x1)(x, kernel, bias)
 
 
 def conv3x3(x, kernel, bias, onto=None):
@@ -73,6 +79,10 @@ def _plain(x, kernel, bias, onto=None):
     return y if onto is None else onto + y
 
 
+def _plain1x1(x, kernel, bias):
+    return convolve(x, kernel, ((0, 0), (0, 0))) + bias
+
+
 def _plain_upsampled(x, kernel, bias):
     return _plain(upsample2(_whole(x)), kernel, bias)
 
@@ -84,10 +94,11 @@ def _whole(x):
 # ---- forms for a CPU -------------------------------------------------------------------------------------------------
 
 
-def _in_bands(function: Callable, x, onto=None):
-    """`function` of bands of rows with the rows above and below, joined: n (r + 2) w c -> n (s r) (s w) o, s = 1 or 2.
+def _in_bands(function: Callable, x, bias, onto=None, *, halo: bool = True):
+    """`function` of bands of rows with the rows above and below, n (r + 2) w c -> n (s r) (s w) o, joined; s = 1 or 2.
 
-    x is an array or `Activated`; it is not copied, and zeros surround it. The result is added to `onto`, in place.
+    Without a `halo`, of n r w c. x is an array or `Activated`; it is not copied, and zeros surround it. The bias is
+    added, and the whole to `onto`, in place, where that is given.
     """
     x, activate = (x.x, x.by_pixel()) if isinstance(x, Activated) else (x, lambda part: part)
     height = x.shape[1]
@@ -97,20 +108,26 @@ def _in_bands(function: Callable, x, onto=None):
         return part if count > 1 else jnp.where((start >= 0) & (start < height), part, 0)
 
     def apply(start):
-        halo = rows(start - 1, 1), rows(start, BAND), rows(start + BAND, 1)
-        return function(jnp.concatenate(halo, axis=1))
+        band = rows(start, BAND)
+        return function(jnp.concatenate([rows(start - 1, 1), band, rows(start + BAND, 1)], axis=1) if halo else band)
 
     n, out_rows, *rest = jax.eval_shape(apply, 0).shape
 
     def put(i, y):
-        band = apply(i * BAND)
+        band = apply(i * BAND) + bias
         if onto is not None:
             band += jax.lax.dynamic_slice_in_dim(y, i * out_rows, out_rows, axis=1)
         return jax.lax.dynamic_update_slice_in_dim(y, band, i * out_rows, axis=1)
 
-    # Filled with anything that depends on x: of a constant, XLA would make the maps of all layers in advance.
-    y = jnp.full((n, height // BAND * out_rows, *rest), x[0, 0, 0, 0]) if onto is None else onto
+    # Filled with anything that only this layer has: of a constant XLA would make the maps of all layers early, of a
+    # number that two layers share it would copy one map for the other.
+    y = jnp.full((n, height // BAND * out_rows, *rest), x[0, 0, 0, 0] + bias[0]) if onto is None else onto
     return jax.lax.fori_loop(0, height // BAND, put, y)
+
+
+def _by_bands(x, kernel, bias):
+    """`conv1x1`."""
+    return _in_bands(lambda band: convolve(band, kernel, ((0, 0), (0, 0))), x, bias, halo=False)
 
 
 def _by_toom_cook(x, kernel, bias, onto=None):
@@ -125,9 +142,9 @@ def _by_toom_cook(x, kernel, bias, onto=None):
 
         products = jax.lax.map(product, (INPUT, KERNEL))  # a loop: unrolled, it would keep six kernels, and compile six
         _, n, h, w, o = products.shape
-        return jnp.stack([_combined(c, products) for c in OUTPUT], axis=2).reshape(n, h * ROWS, w, o) + bias
+        return jnp.stack([_combined(c, products) for c in OUTPUT], axis=2).reshape(n, h * ROWS, w, o)
 
-    return _in_bands(convolve_band, x, onto)
+    return _in_bands(convolve_band, x, bias, onto)
 
 
 def _by_neighbours(x, kernel, bias):
@@ -147,9 +164,9 @@ def _by_neighbours(x, kernel, bias):
         z = [[part @ tap for part, tap in zip(*row)] for row in zip(parts, taps)]
         phases = [jnp.stack([z[0][0] + z[a][0] + z[0][b] + z[a][b] for b in (1, 2)], axis=3) for a in (1, 2)]
         n, h, w, o = z[0][0].shape
-        return jnp.stack(phases, axis=2).reshape(n, 2 * h, 2 * w, o) + bias  # n h a w b o
+        return jnp.stack(phases, axis=2).reshape(n, 2 * h, 2 * w, o)  # n h a w b o
 
-    return _in_bands(convolve_band, x)
+    return _in_bands(convolve_band, x, bias)
 
 
 def _sum_and_ends(kernel, axis: int):
@@ -192,5 +209,6 @@ OUTPUT, KERNEL, INPUT = (
     m.round(15).astype(np.float32) for m in toom_cook(np.array([0, 0.5, -0.5, 1, -1]) * 2**0.5, ROWS, 3)
 )
 
+_conv1x1 = _chosen(_plain1x1, _by_bands)
 _conv3x3 = _chosen(_plain, _by_toom_cook)
 _upsampled_conv3x3 = _chosen(_plain_upsampled, _by_neighbours)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tadsr_jax.networks.convolution import conv3x3, convolve, upsampled_conv3x3
+from tadsr_jax.networks.convolution import conv1x1, conv3x3, convolve, upsampled_conv3x3
 from tadsr_jax.networks.norms import Activated, group_norm
 
 Dtype = Any
@@ -53,6 +53,8 @@ class Conv(nn.Module):
             return upsampled_conv3x3(x, kernel, bias)
         if (self.size, self.stride, self.padding) == (3, 1, None):
             return conv3x3(x, kernel, bias, None if onto is None else onto.astype(self.dtype))
+        if (self.size, self.stride, self.padding) == (1, 1, None):
+            return conv1x1(x, kernel, bias)
         return convolve(x, kernel, self.padding or ((self.size // 2, self.size // 2),) * 2, self.stride) + bias
 
 

@@ -69,7 +69,7 @@ class Upscaler:
         self._params = place(bundle.params, self._mesh)
         self._sample = jax.jit(bundle.family.sample, static_argnames=("steps", "stochastic"))
         self._lock = threading.RLock()
-        self._measured = {}  # (tile, batch, steps, stochastic) -> memory and time of a batch
+        self._programs, self._measured = {}, {}  # (tile, batch, steps, stochastic) -> itself; its memory and time
 
     @classmethod
     def load(cls, folder: str | Path, *, dtype: str | None = None, devices: list | None = None) -> "Upscaler":
@@ -184,30 +184,42 @@ class Upscaler:
 
     def _measure(self, tile: tuple[int, int], batch: int, steps: int, stochastic: bool) -> tuple[int, float | None]:
         """Bytes on a device, and seconds, of a batch of tiles; None where it does not fit."""
-        latent = self._family.latent(*tile)
-        noise = (batch, steps + 1, *latent) if stochastic else (batch, *latent)
-        shapes = {"lq": (batch, *tile, 3), "noise": noise} | dict.fromkeys(self._family.extras, (batch, *tile, 1))
-        sharding = batch_sharding(self._mesh)
-        inputs = {name: jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding) for name, shape in shapes.items()}
-        lq, noise, *extras = inputs.values()
-        extra = dict(zip(self._family.extras, extras, strict=True))
         with self._lock:
-            static = {"steps": steps, "stochastic": stochastic}
-            compiled = self._sample.lower(self._params, lq, noise, extra=extra, **static).compile()
-            memory = compiled.memory_analysis()
+            program = self._program(tile, batch, steps, stochastic)
+            memory = program.memory_analysis()
             needed = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
             if needed > self._memory():
                 return needed, None
-            zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), (lq, noise, extra))
+            zeros = jax.tree.map(
+                lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._shapes(tile, batch, steps, stochastic)
+            )
             lq, noise, extra = place_batch(zeros, self._mesh)
             started = time.monotonic()
             try:
-                jax.block_until_ready(compiled(self._params, lq, noise, extra=extra))
+                jax.block_until_ready(program(self._params, lq, noise, extra=extra))
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" in str(error):
                     return needed, None
                 raise
             return needed, time.monotonic() - started
+
+    def _program(self, tile: tuple[int, int], batch: int, steps: int, stochastic: bool) -> jax.stages.Compiled:
+        """The family's `sample` of a batch of tiles, compiled once."""
+        key = (tile, batch, steps, stochastic)
+        if key not in self._programs:
+            lq, noise, extra = self._shapes(*key)
+            static = {"steps": steps, "stochastic": stochastic}
+            self._programs[key] = self._sample.lower(self._params, lq, noise, extra=extra, **static).compile()
+            cache.release_memory()
+        return self._programs[key]
+
+    def _shapes(self, tile: tuple[int, int], batch: int, steps: int, stochastic: bool) -> tuple:
+        """Of what a program takes: (lq, noise, extra)."""
+        draws = (steps + 1,) if stochastic else ()
+        sharding = batch_sharding(self._mesh)
+        of_shape = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), np.float32, sharding=sharding)
+        extra = {name: of_shape(*tile, 1) for name in self._family.extras}
+        return of_shape(*tile, 3), of_shape(*draws, *self._family.latent(*tile)), extra
 
     def _memory(self) -> float:
         """Bytes of a device, as far as it says."""
@@ -296,8 +308,8 @@ class Upscaler:
                 inputs = [part.inputs(*place_, options) for part, place_ in group]
                 inputs += inputs[-1:] * (batch - len(inputs))  # the last batch keeps the shape of the others
                 lq, start, extra = place_batch(_stack(inputs), self._mesh)
-                static = {"steps": options.steps, "stochastic": options.stochastic}
-                running.append((group, self._sample(self._params, lq, start, extra=extra, **static)))
+                program = self._program(parts[0].grid.tile, batch, options.steps, options.stochastic)
+                running.append((group, program(self._params, lq, start, extra=extra)))
                 if len(running) > depth:
                     self._deliver(*running.popleft(), report)
             while running:

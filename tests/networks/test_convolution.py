@@ -41,6 +41,13 @@ def test_both_forms_of_a_convolution_are_the_sum_of_nine_products(form):
     assert rms(got - in_float64(x, kernel, bias)) < 1e-6
 
 
+@pytest.mark.parametrize("form", ["_plain1x1", "_by_bands"])
+def test_both_forms_of_a_convolution_of_size_1_are_a_product_at_every_pixel(form):
+    x, kernel, bias = problem()
+    got = jax.jit(getattr(convolution, form))(x, kernel[:1, :1], bias)
+    assert rms(got - (x.astype(np.float64) @ kernel[0, 0] + bias)) < 1e-6
+
+
 @pytest.mark.parametrize("form", ["_plain", "_by_toom_cook"])
 def test_both_forms_add_to_a_map(form):
     x, kernel, bias = problem()

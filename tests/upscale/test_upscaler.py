@@ -1,6 +1,7 @@
 """The Python door, on a model that can be worked out by hand (`toys.repeating_bundle`): what is around the network."""
 
 import concurrent.futures
+import functools
 import os
 import subprocess
 import sys
@@ -143,10 +144,10 @@ def test_steps_sampler_and_colour_fix_default_to_what_the_bundle_says():
     seen = []
     bundle = repeating_bundle(steps=3, sampler="stochastic")
     up = Upscaler(bundle)
-    compiled = up._sample
-    up._sample = lambda *args, **kwargs: seen.append(kwargs) or compiled(*args, **kwargs)
+    compiled = up._program
+    up._program = lambda *key: seen.append(key) or compiled(*key)
     up(PHOTO)
-    assert (seen[0]["steps"], seen[0]["stochastic"]) == (3, True)
+    assert seen[0][2:] == (3, True)
 
 
 @pytest.mark.parametrize("fix", ["adain", "wavelet"])
@@ -244,7 +245,7 @@ def test_fifty_sizes_compile_a_few_shapes():
     up = upscaler()
     sizes = RNG.integers(1, 300, (50, 2))
     up([np.zeros((h, w, 3), np.uint8) for h, w in sizes])
-    assert up._sample._cache_size() == len(up._family.networks["traces"]) <= 9
+    assert len(up._programs) == len(up._family.networks["traces"]) <= 9
 
 
 def test_progress_counts_tiles():
@@ -306,18 +307,18 @@ def test_host_memory_is_the_result_and_a_row_of_tiles():
 
 def failing(up, kinds):
     """The upscaler, its program raising or spoiling results in turn: "memory", "nan", "blank", or None for none."""
-    compiled, kinds = up._sample, iter(kinds)
+    compiled, kinds = up._program, iter(kinds)
 
-    def sample(*args, **kwargs):
+    def program(key, *args, **kwargs):
         kind = next(kinds, None)
         if kind == "memory":
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte.")
-        result = np.array(compiled(*args, **kwargs))
+        result = np.array(compiled(*key)(*args, **kwargs))
         if kind == "nan":
             result[0, 0, 0, 0] = np.nan
         return np.zeros_like(result) if kind == "blank" else result
 
-    up._sample = sample
+    up._program = lambda *key: functools.partial(program, key)
     return up
 
 

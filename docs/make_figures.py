@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from tadsr_jax import bundles, data, images
+from tadsr_jax import bundles, data, images, pictures
 from tadsr_jax.evaluate import report as reports
 
 DOCS = Path(__file__).parent
@@ -49,7 +49,7 @@ def pair(run: Path, size: int = 224) -> None:
         top, left = int((h - size) * down), int((w - size) * right)
         cuts = [picture[index][top : top + size, left : left + size] for picture in (lq, made)]
         shown += [np.concatenate(cuts, axis=1), np.full((size, 12, 3), 255, np.uint8)]
-    images.write(DOCS / "images" / "pair.png", images.to_float(np.concatenate(shown[:-1], axis=1)))
+    pictures.write(DOCS / "images" / "pair.png", np.concatenate(shown[:-1], axis=1))
 
 
 def commands(run: Path, size: int = 224) -> None:
@@ -68,7 +68,7 @@ def commands(run: Path, size: int = 224) -> None:
             left, top = int((large.width - size) * right), int((large.height - size) * down)
             cuts = [np.asarray(each.crop((left, top, left + size, top + size))) for each in (small, large)]
             shown += [np.concatenate(cuts, axis=1), np.full((size, 12, 3), 255, np.uint8)]
-    images.write(DOCS / "images" / "upscale.png", images.to_float(np.concatenate(shown[:-1], axis=1)))
+    pictures.write(DOCS / "images" / "upscale.png", np.concatenate(shown[:-1], axis=1))
 
 
 def curves(run: Path) -> None:

@@ -11,8 +11,6 @@ Nothing in it can execute. Loading checks format, checksums, names, shapes and t
 
 import hashlib
 import json
-import os
-import shutil
 from importlib import metadata
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from tadsr_jax import networks
+from tadsr_jax import folders, networks
 from tadsr_jax.families import FAMILIES
 from tadsr_jax.types import Bundle, Family
 
@@ -71,46 +69,26 @@ def save(folder: Path, *, family: str, settings: dict, params: dict, info: dict)
     for name, tree in params.items():
         if strange := {str(leaf.dtype) for leaf in jax.tree.leaves(tree)} - {*DTYPES}:
             raise ValueError(f"{name} has {', '.join(sorted(strange))} arrays; a bundle holds {', '.join(DTYPES)}.")
-    _recover(folder)
-    fresh = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
     files = {}
-    for name, tree in params.items():
-        # safetensors writes wrong data for arrays that are not contiguous.
-        flat = {path: np.ascontiguousarray(leaf) for path, leaf in flatten_dict(tree, sep="/").items()}
-        path = fresh / f"{name}.safetensors"
-        try:
-            save_file(flat, path)
-        except SafetensorError as error:  # it wraps the errors of writing
-            raise OSError(f"{fresh}: cannot be written ({error}).") from None
-        path.chmod(fresh.stat().st_mode & 0o666)  # safetensors makes its files private; bundles are made to be copied
-        files[name] = {
-            "file": path.name,
-            "sha256": file_sha256(path),
-            "parameters": int(sum(leaf.size for leaf in flat.values())),
-            "dtype": ", ".join(sorted({leaf.dtype.name for leaf in flat.values()})),
-        }
-    text = {"format": FORMAT, "family": family, "settings": settings, "networks": files, "versions": versions()} | info
-    (fresh / "bundle.json").write_text(json.dumps(text, indent=1) + "\n")
-    old = _replaced(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with folders.whole(folder) as fresh:
+        for name, tree in params.items():
+            # safetensors writes wrong data for arrays that are not contiguous.
+            flat = {path: np.ascontiguousarray(leaf) for path, leaf in flatten_dict(tree, sep="/").items()}
+            path = fresh / f"{name}.safetensors"
+            try:
+                save_file(flat, path)
+            except SafetensorError as error:  # it wraps the errors of writing
+                raise OSError(f"{fresh}: cannot be written ({error}).") from None
+            path.chmod(fresh.stat().st_mode & 0o666)  # safetensors makes its files private; bundles are to be copied
+            files[name] = {
+                "file": path.name,
+                "sha256": file_sha256(path),
+                "parameters": int(sum(leaf.size for leaf in flat.values())),
+                "dtype": ", ".join(sorted({leaf.dtype.name for leaf in flat.values()})),
+            }
+        text = {"format": FORMAT, "family": family, "settings": settings, "networks": files, "versions": versions()}
+        (fresh / "bundle.json").write_text(json.dumps(text | info, indent=1) + "\n")
     return folder
-
-
-def _replaced(folder: Path) -> Path:
-    """Where `save` puts the bundle that it replaces."""
-    return folder.with_name(f".{folder.name}.replaced")
-
-
-def _recover(folder: Path) -> None:
-    """Put the former bundle back where `save` was killed between its two renames."""
-    if not folder.exists() and _replaced(folder).exists():
-        os.replace(_replaced(folder), folder)
 
 
 def is_bundle(folder: Path) -> bool:
@@ -125,10 +103,8 @@ def find(folder: Path) -> Path:
     """
     folder = Path(folder)
     for bundle in (folder, folder / "bundle"):
-        if is_bundle(bundle):
-            return bundle
-        if not bundle.exists() and is_bundle(_replaced(bundle)):
-            return _replaced(bundle)
+        if is_bundle(folders.former(bundle)):
+            return folders.former(bundle)
     return folder
 
 

@@ -1,26 +1,22 @@
-"""Pictures as arrays, and as files: scales, luma, resizes, decoding and encoding. NumPy, Pillow and OpenCV; no jax.
+"""Pictures as arrays, and as files: scales, luma, resizes, decoding. NumPy, Pillow and OpenCV; no jax.
 
 to_float, to_uint8, to_signed, from_signed       levels 0..255  <->  [0, 1]  <->  [-1, 1]
 rgb_to_y, luma_601                               studio-swing luma of MATLAB, full-swing luma of JPEG
 matlab_bicubic                                   imresize of MATLAB: a = -0.5, antialiased, mirrored edges
 torch_resize                                     area, bilinear, bicubic as PyTorch: a = -0.75, no antialiasing
-read, decode, probe                              file or bytes -> RGB, size from the header alone
-write, encode                                    RGB -> file or bytes
+read, decode                                     file or bytes -> RGB
 
 Arrays are (h, w, 3) RGB: what training and scores want. People's files, with alpha, profiles and tags, are the matter
-of pictures/, whose decoder serves here too. The resizes are apart because they differ: at x1/4, PyTorch's bicubic
-without antialiasing is 26.5 dB away from MATLAB's. OpenCV is imported where it is used, so that reading ordinary files
-needs Pillow alone.
+of pictures/, whose decoder serves here too, and whose `write` saves. The resizes are apart as they differ: at x1/4,
+PyTorch's bicubic without antialiasing is 26.5 dB away from MATLAB's. OpenCV is imported where it is used, so that
+reading ordinary files needs Pillow alone.
 """
 
 import functools
-import io
 import math
 import os
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from tadsr_jax import pictures
 
@@ -167,12 +163,6 @@ def torch_resize(
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def probe(source: bytes | str | os.PathLike) -> tuple[int, int]:
-    """(height, width) from the header, without decoding; as the file stores it, before any EXIF rotation."""
-    with pictures.opened(source, formats=FORMATS, most=MAX_PIXELS) as header:
-        return header.height, header.width
-
-
 def decode(source: bytes | str | os.PathLike) -> np.ndarray:
     """The picture in a file, or in the bytes of one, as (h, w, 3) RGB: uint8, or uint16 where it has 16 bits.
 
@@ -187,34 +177,3 @@ def decode(source: bytes | str | os.PathLike) -> np.ndarray:
 
 
 read = decode  # of a path: what a reader looks for first
-
-
-def encode(image: np.ndarray, suffix: str = ".png", *, quality: int = 95) -> bytes:
-    """(h, w, 3) as the bytes of a file: uint8 as it is, float in [0, 1] rounded, uint16 as 16-bit PNG or TIFF."""
-    suffix = suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ValueError(f"file suffix is {suffix!r}; expected one of {', '.join(SUFFIXES)}.")
-    if image.dtype == np.uint16:
-        import cv2
-
-        if suffix not in (".png", ".tif", ".tiff"):
-            raise ValueError(f"file suffix is {suffix!r}; 16-bit pictures are written as .png, .tif or .tiff.")
-        return cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]))[1].tobytes()
-    levels = image if image.dtype == np.uint8 else to_uint8(image)
-    buffer = io.BytesIO()
-    options = {"quality": quality} if suffix in (".jpg", ".jpeg", ".webp") else {}
-    Image.fromarray(levels).save(buffer, Image.registered_extensions()[suffix], **options)
-    return buffer.getvalue()
-
-
-def write(path: str | os.PathLike, image: np.ndarray, *, quality: int = 95) -> Path:
-    """Encode by the suffix of `path`; the file appears whole or not at all. Returns the path."""
-    path = Path(path)
-    data = encode(image, path.suffix, quality=quality)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path

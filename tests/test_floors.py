@@ -22,6 +22,7 @@ FLOORS = {  # room -> floor; docs/architecture.md says what each is for
             "assets",
             "signals",
             "cache",
+            "folders",
             "releases",
         ],
         0,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tadsr_jax import images
+from tadsr_jax import images, pictures
 
 pytestmark = pytest.mark.quick
 
@@ -77,17 +77,15 @@ def test_an_unknown_resize_mode_is_refused_with_the_accepted_ones():
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".ppm"])
-def test_lossless_files_give_back_what_was_written(tmp_path, suffix):
-    path = images.write(tmp_path / f"x{suffix}", _gradient())
-    np.testing.assert_array_equal(images.read(path), _gradient())
-    assert images.probe(path) == (6, 8)
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+def test_lossless_files_are_read_as_they_are(tmp_path, suffix):
+    Image.fromarray(_gradient()).save(tmp_path / f"x{suffix}")
+    np.testing.assert_array_equal(images.read(tmp_path / f"x{suffix}"), _gradient())
 
 
 def test_sixteen_bits_survive_in_colour_and_in_grey(tmp_path):
     colour = (_gradient().astype(np.uint16) << 8) + 17
     for suffix in (".png", ".tiff"):
-        np.testing.assert_array_equal(images.read(images.write(tmp_path / f"x{suffix}", colour)), colour)
+        np.testing.assert_array_equal(images.read(pictures.write(tmp_path / f"x{suffix}", colour)), colour)
     grey = images.decode(_file(Image.fromarray(colour[..., 0])))
     assert grey.dtype == np.uint16
     np.testing.assert_array_equal(grey, colour[..., :1].repeat(3, -1))
@@ -148,8 +146,3 @@ def test_a_decompression_bomb_is_refused_from_its_header():
     header[29:33] = zlib.crc32(bytes(header[12:29])).to_bytes(4, "big")
     with pytest.raises(ValueError, match=r"its header says .* pixels"):
         images.decode(bytes(header))
-
-
-def test_an_unwritable_suffix_is_refused_with_the_accepted_ones():
-    with pytest.raises(ValueError, match=r"'\.gif'; expected one of \.png, "):
-        images.encode(_gradient(), ".gif")

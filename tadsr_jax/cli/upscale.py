@@ -187,12 +187,13 @@ def find_bundle(weights: str | None) -> Path:
     """A bundle's folder from its path, a training run's folder, or a name; ValueError, one line, if there is none."""
     if not weights:
         raise ValueError(NO_WEIGHTS)
+    from tadsr_jax import bundles
+
     shelves = [Path(), Path("weights"), Path(platformdirs.user_data_dir("tadsr_jax")) / "bundles"]
     is_name = Path(weights).name == weights
     for folder in [shelf / weights for shelf in shelves] if is_name else [Path(weights)]:
-        for bundle in (folder, folder / "bundle"):
-            if (bundle / "bundle.json").is_file():
-                return bundle
+        if bundles.is_bundle(found := bundles.find(folder)):
+            return found
     if Path(weights).is_file():
         raise ValueError(
             f"--weights {weights} is a file; expected a bundle's folder. Public PyTorch weights become one with "

@@ -16,13 +16,18 @@ import ml_dtypes
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from tadsr_jax.convert.torch_file import printable
+from tadsr_jax.convert.torch_file import StateDict, printable
 from tadsr_jax.networks import abstract_variables
 from tadsr_jax.networks.swin import block_geometry, relative_position_index, window_mask
 from tadsr_jax.networks.unet_swin import SwinUNet, layout
 
 # our leaf -> public last word. A kernel whose module has spectral-norm vectors is "weight_orig" there.
-LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "embedding.weight", "u": "weight_u", "v": "weight_v"}
+LEAVES = {
+    **dict.fromkeys(("kernel", "scale", "table"), "weight"),
+    "embedding": "embedding.weight",
+    "u": "weight_u",
+    "v": "weight_v",
+}
 # axes of a kernel by its rank: ours -> PyTorch. IO -> OI, KIO -> OIK, HWIO -> OIHW.
 KERNEL_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
 
@@ -30,10 +35,10 @@ KERNEL_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
 ORDER = (
     "weight bias weight_orig weight_u weight_v relative_position_bias_table relative_position_index attn_mask",
     "time_embed feature_extractor input_blocks middle_block output_blocks",
-    "heads main fn cls in_layers emb_layers out_layers skip_connection out",
-    "patch_embed patch_unembed blocks qkv proj fc1 fc2",
+    "heads main fn cmapper cls in_layers emb_layers out_layers skip_connection out",
+    "cls_token pos_embed mask_token patch_embed patch_unembed blocks qkv proj fc1 fc2",
     "encoder decoder quantize quant_conv post_quant_conv conv_in down mid up block_1 attn_1 block_2 norm_out conv_out",
-    "block norm1 conv1 attn norm2 conv2 nin_shortcut mlp downsample upsample norm q k v proj_out",
+    "block norm1 conv1 attn ls1 norm2 conv2 nin_shortcut mlp ls2 downsample upsample norm q k v proj_out",
 )
 RANKS = {word: rank for rank, word in enumerate(" ".join(ORDER).split())}
 
@@ -41,13 +46,18 @@ RANKS = {word: rank for rank, word in enumerate(" ".join(ORDER).split())}
 SIGNATURES = {
     "middle_block.1.patch_embed.proj.weight": "UNetModelSwin (the U-Net of ResShift, SinSR and TAD-SR)",
     "quantize.embedding.weight": "VQModelTorch (a VQ autoencoder)",
+    "heads.0.cmapper.weight": "ProjectedDiscriminator (AddSR's discriminator)",
     "heads.0.cls.weight_orig": "ProjectedDiscriminator (TAD-SR's discriminator)",
     "quant_conv.weight": "AutoencoderKL",
+    "blocks.0.ls1.gamma": "DinoVisionTransformer (DINOv2)",
+    "cls_token": "VisionTransformer (DINO)",
     "features.0.weight": "AlexNet or VGG of torchvision",
     "lin0.model.1.weight": "heads of LPIPS",
 }
 # Computed from the configuration, not learnt; public files of Swin networks carry them.
 CONSTANT_BUFFERS = ("relative_position_index", "attn_mask")
+# What training left in checkpoints of autoencoders of the LDM code: its losses' networks and a second, averaged copy.
+LEFTOVERS = ("loss.", "model_ema.")
 FLOATS = ("float32", "float64", "float16", ml_dtypes.bfloat16)
 
 
@@ -166,6 +176,13 @@ def repeated_names(state_dict: Mapping) -> list[str]:
     """Names that are there more than once: in the file (`torch_file.StateDict`), or after prefixes are taken off."""
     times = Counter(without_prefix(name) for name in (*state_dict, *getattr(state_dict, "repeated", ())))
     return [name for name, count in times.items() if count > 1]
+
+
+def without_leftovers(state_dict: Mapping) -> tuple[StateDict, list[str]]:
+    """An autoencoder's file as (its own entries, names of what its training left there)."""
+    left_out = [name for name in state_dict if without_prefix(name).startswith(LEFTOVERS)]
+    kept = {name: array for name, array in state_dict.items() if name not in set(left_out)}
+    return StateDict(kept, [name for name in getattr(state_dict, "repeated", ()) if name in kept]), left_out
 
 
 def guess_network(names) -> str | None:

@@ -24,8 +24,6 @@ from tadsr_jax.releases import RELEASES
 from tadsr_jax.types import Family
 
 PUBLIC = {SwinUNet: "UNetModelSwin", VQModel: "VQModelTorch", TimeAwareDiscriminator: "ProjectedDiscriminator"}
-# What training left in checkpoints of autoencoders of the LDM code: its losses' networks and a second, averaged copy.
-LEFTOVERS = ("loss.", "model_ema.")
 
 
 class Choice(NamedTuple):
@@ -209,7 +207,11 @@ def _read(files: Mapping[str, Path], family: Family, notes: list[str]) -> dict:
         try:
             arrays = torch_file.read(path)
             if name == "autoencoder":
-                arrays = _without_leftovers(path, arrays, notes)
+                arrays, left_out = names.without_leftovers(arrays)
+                if left_out:
+                    sorts = sorted({names.without_prefix(entry).split(".")[0] for entry in left_out})
+                    what = f"{len(left_out)} entries of its training ({'.*, '.join(sorts)}.*)"
+                    notes.append(f"left out of {path.name}: {what}")
             params[name] = names.to_flax(module, arrays, source=f"The weights of {path}", keep_dtype=True)["params"]
         except ValueError as error:
             faults.append(str(error))
@@ -236,16 +238,6 @@ def _oddities(path: Path, arrays: Mapping[str, np.ndarray]) -> list[str]:
         for what, tensors in told.items()
         if tensors
     ]
-
-
-def _without_leftovers(path: Path, arrays: torch_file.StateDict, notes: list[str]) -> torch_file.StateDict:
-    """The entries that belong to the autoencoder itself."""
-    left_out = {name for name in arrays if names.without_prefix(name).startswith(LEFTOVERS)}
-    if left_out:
-        sorts = sorted({names.without_prefix(name).split(".")[0] for name in left_out})
-        notes.append(f"left out of {path.name}: {len(left_out)} entries of its training ({'.*, '.join(sorts)}.*)")
-    kept = {name: array for name, array in arrays.items() if name not in left_out}
-    return torch_file.StateDict(kept, [name for name in arrays.repeated if name in kept])
 
 
 def _dtypes(arrays: Mapping[str, np.ndarray]) -> str:

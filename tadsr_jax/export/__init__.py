@@ -6,7 +6,7 @@ bundle      this package's own: what `Upscaler.load` and config.init read       
 orbax       the parameters as an Orbax tree, for other JAX programs                         orbax_tree.py
 stablehlo   the whole computation, for whoever has jax but neither this package nor flax    stablehlo.py, loader.py
 
-formats.py has the functions `export` and `bundle`, source.py says what is read, folders.py how a folder appears.
+formats.py has the functions `export` and `bundle`, source.py says what is read, outputs.py where it may go.
 `python -m tadsr_jax.export` is the door. Names are loaded when they are used, so that its help comes at once.
 """
 

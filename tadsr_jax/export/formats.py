@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from tadsr_jax.export import folders, orbax_tree, stablehlo
-from tadsr_jax.export.source import is_bundle, read
+from tadsr_jax import bundles, folders
+from tadsr_jax.export import orbax_tree, outputs, stablehlo
+from tadsr_jax.export.source import read
 from tadsr_jax.job.saved import write_bundle
 
 FORMATS = {"bundle": write_bundle, "orbax": orbax_tree.write, "stablehlo": stablehlo.write}  # (folder, Bundle)
@@ -29,9 +30,9 @@ def export(
     source, output = Path(source), Path(output)
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}; expected one of {', '.join(FORMATS)}.")
-    if format == "bundle" and is_bundle(source):
+    if format == "bundle" and bundles.is_bundle(source):
         raise ValueError(f"{source} is a bundle already; copy the folder, or give format orbax or stablehlo.")
-    folders.check(output, source, overwrite=overwrite)
+    outputs.check(output, source, overwrite=overwrite)
     model = read(source, weights=weights, step=step)
     with folders.whole(output) as folder:
         FORMATS[format](folder, model)

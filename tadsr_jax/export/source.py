@@ -9,15 +9,11 @@ from tadsr_jax.types import Bundle
 TOLD = ("family", "settings", "recipe", "scale", "steps", "sampler", "color_fix", "checkpoint", "sources")
 
 
-def is_bundle(folder: Path) -> bool:
-    return (Path(folder) / "bundle.json").is_file()
-
-
 def read(source: Path, *, weights: str = "ema", step: int | None = None) -> Bundle:
     """The model of a workdir or of a bundle; `weights` and `step` choose in a workdir, and a bundle has no choice."""
     if not Path(source).is_dir():
         raise ValueError(f"{source} is no folder; expected the workdir of a training run, or a bundle.")
-    if not is_bundle(source):
+    if not bundles.is_bundle(source):
         found = saved(source, step=step)
         return bundle_of(found.config, found.family, found.recipe, found.state, found.autoencoder, weights=weights)
     if step is not None or weights != "ema":

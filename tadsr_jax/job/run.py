@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from tadsr_jax import bundles, checkpoints, data, images, loop, train
+from tadsr_jax import bundles, checkpoints, data, loop, pictures, train
 from tadsr_jax.evaluate import report as reports
 from tadsr_jax.job.read import Job
 from tadsr_jax.job.saved import abstract_state, bundle_of, example, write_bundle
@@ -128,7 +128,7 @@ def _finish(job: Job, workdir: Path, name: str, state: TrainState, frozen: dict,
     else:
         columns |= {f"{name}, {steps} steps": student}
     sheet = reports.comparison(columns | {"HR": reports.truth(pairs)})
-    images.write(workdir / "comparison.png", images.to_float(sheet))
+    pictures.write(workdir / "comparison.png", sheet)
     _write_json(workdir / "report.json", made)
     scored = "  ".join(f"{who} {value:.2f}" for who, value in made["psnr_y"].items())
     say(f"{name}: {int(state.step)} steps, {clock(made['seconds'])} -> {workdir}; PSNR-Y: {scored}")

@@ -88,7 +88,10 @@ def read_weights(config: dict, family: Family, recipe: Recipe) -> dict:
 def read_network(network: str, path: str, family: Family, key: str) -> dict:
     """A network's parameters from a public file, or from a bundle of the same model."""
     if not Path(path).is_dir():
-        return names.to_flax(family.networks[network], torch_file.read(path), source=f"{key}={path}")["params"]
+        arrays = torch_file.read(path)
+        if network == "autoencoder":
+            arrays, _ = names.without_leftovers(arrays)
+        return names.to_flax(family.networks[network], arrays, source=f"{key}={path}")["params"]
     bundle = bundles.load(path)
     check_same_model(f"{key}={path}", family, bundle.family)
     return bundle.params["student" if network == "denoiser" else network]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tadsr_jax import data, images
+from tadsr_jax import data, pictures
 from tadsr_jax.data import examples, sources
 
 pytest.importorskip("grain")
@@ -57,7 +57,7 @@ def odd_files(tmp_path):
     """Twelve files: six usable of unusual kinds, six that are not."""
     rgb = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
     picture = Image.fromarray(rgb)
-    images.write(tmp_path / "16bit.png", rgb.astype(np.uint16) * 257)
+    pictures.write(tmp_path / "16bit.png", rgb.astype(np.uint16) * 257)
     picture.convert("L").save(tmp_path / "grey.JPG")
     picture.quantize(8).save(tmp_path / "palette.png", transparency=0)
     picture.convert("RGBA").save(tmp_path / "alpha.webp")
@@ -100,7 +100,7 @@ def test_a_source_that_yields_nothing_ends_the_run_with_its_name_and_the_reasons
 def test_one_good_picture_among_many_bad_ones_is_found(tmp_path):
     for i in range(40):
         (tmp_path / f"{i}.png").write_bytes(b"bad")
-    images.write(tmp_path / "good.png", np.full((40, 40, 3), 77, np.uint8))
+    pictures.write(tmp_path / "good.png", np.full((40, 40, 3), 77, np.uint8))
     (batch, *_), skipped = _batches(4, source="folder", path=str(tmp_path), degradation={"kind": "bicubic"})
     np.testing.assert_allclose(batch["gt"], 77 / 127.5 - 1, atol=1e-6)
     assert skipped > 10
@@ -110,7 +110,7 @@ def test_pairs_are_cut_and_flipped_alike(tmp_path):
     ramp = np.random.default_rng(1).integers(0, 256, (15, 20, 3), dtype=np.uint8)
     for folder, picture in (("gt", ramp.repeat(4, 0).repeat(4, 1)), ("lq", ramp)):
         (tmp_path / folder).mkdir()
-        images.write(tmp_path / folder / "a.png", picture)
+        pictures.write(tmp_path / folder / "a.png", picture)
     config = {"source": "pairs", "path": str(tmp_path / "gt"), "lq_path": str(tmp_path / "lq"), "rot": True}
     for batch in _batches(4, **config)[0]:
         np.testing.assert_array_equal(batch["gt"], batch["lq"].repeat(4, 1).repeat(4, 2))

@@ -5,8 +5,9 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tadsr_jax import images
+from tadsr_jax import pictures
 from tadsr_jax.data import sources
 
 pytestmark = pytest.mark.quick
@@ -16,34 +17,41 @@ def _picture(value, side=8):
     return np.full((side, side, 3), value, np.uint8)
 
 
+def _png(picture):
+    """The bytes of a file."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
+
+
 def test_a_folder_is_searched_recursively_in_any_letter_case_and_in_order(tmp_path):
     for name in ("b/2.PNG", "a.Jpg", "b/1.webp", "b/c/3.TIF", "notes.txt", ".hidden.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         if name.endswith("txt"):
             (tmp_path / name).write_text("not a picture")
         else:
-            (tmp_path / name).write_bytes(images.encode(_picture(9), name[-4:] if name[-4] == "." else ".webp"))
+            pictures.write(tmp_path / name, _picture(9))
     source = sources.open_source("folder", str(tmp_path))
     assert [source.name(i) for i in range(len(source))] == ["a.Jpg", "b/1.webp", "b/2.PNG", "b/c/3.TIF"]
     assert all(np.abs(source.read(i)["gt"].astype(int) - 9).max() <= 2 for i in range(4))
 
 
 def test_links_in_a_circle_end(tmp_path):
-    images.write(tmp_path / "a.png", _picture(1))
+    pictures.write(tmp_path / "a.png", _picture(1))
     os.symlink(tmp_path, tmp_path / "again")
     assert len(sources.open_source("folder", str(tmp_path))) == 1
 
 
 def test_listing_opens_no_file(tmp_path, monkeypatch):
     (tmp_path / "broken.png").write_bytes(b"")
-    monkeypatch.setattr(images, "read", lambda path: pytest.fail("opened"))
+    monkeypatch.setattr(sources.images, "read", lambda path: pytest.fail("opened"))
     assert len(sources.open_source("folder", str(tmp_path))) == 1
 
 
 def test_a_list_names_files_relative_to_itself_or_absolutely(tmp_path):
     (tmp_path / "sub").mkdir()
-    images.write(tmp_path / "sub" / "a.png", _picture(1))
-    images.write(tmp_path / "b.png", _picture(2))
+    pictures.write(tmp_path / "sub" / "a.png", _picture(1))
+    pictures.write(tmp_path / "b.png", _picture(2))
     (tmp_path / "list.txt").write_text(f"# training\nsub/a.png\n\n{tmp_path / 'b.png'}\ngone.png\n")
     source = sources.open_source("list", str(tmp_path / "list.txt"))
     assert [source.read(i)["gt"][0, 0, 0] for i in range(2)] == [1, 2]
@@ -54,8 +62,8 @@ def test_a_list_names_files_relative_to_itself_or_absolutely(tmp_path):
 def test_pairs_match_by_name_without_suffix_and_must_have_the_ratio(tmp_path):
     for folder, name, side in (("gt", "a.png", 8), ("gt", "b.png", 8), ("lq", "a.bmp", 2), ("lq", "b.png", 3)):
         (tmp_path / folder).mkdir(exist_ok=True)
-        images.write(tmp_path / folder / name, _picture(7, side))
-    images.write(tmp_path / "gt" / "alone.png", _picture(1))
+        pictures.write(tmp_path / folder / name, _picture(7, side))
+    pictures.write(tmp_path / "gt" / "alone.png", _picture(1))
     source = sources.open_source("pairs", str(tmp_path / "gt"), lq_path=str(tmp_path / "lq"), scale=4)
     assert len(source) == 2 and source.read(0)["lq"].shape == (2, 2, 3)
     with pytest.raises(ValueError, match="gt is 8x8, lq 3x3; expected a ratio of 4"):
@@ -66,7 +74,7 @@ def test_records_are_the_bytes_of_encoded_pictures(tmp_path):
     writer_module = pytest.importorskip("array_record.python.array_record_module")
     writer = writer_module.ArrayRecordWriter(str(tmp_path / "x.array_record"), "group_size:1")
     for value in (3, 4):
-        writer.write(images.encode(_picture(value)))
+        writer.write(_png(_picture(value)))
     writer.write(b"rubbish")
     writer.close()
     for path in (tmp_path, tmp_path / "x.array_record"):
@@ -87,7 +95,7 @@ def test_a_prepared_tfds_dataset_is_read_without_tensorflow(tmp_path):
             return tfds.core.DatasetInfo(builder=self, features=features)
 
         def _split_generators(self, dl_manager):
-            return {"train": ((i, {"image": io.BytesIO(images.encode(_picture(i)))}) for i in range(3))}
+            return {"train": ((i, {"image": io.BytesIO(_png(_picture(i)))}) for i in range(3))}
 
         def _generate_examples(self):
             raise NotImplementedError

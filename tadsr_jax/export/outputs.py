@@ -1,9 +1,8 @@
-"""Output folders: refused early where they cannot be, and never seen half-written."""
+"""Output folders: refused early where they cannot be."""
 
 import contextlib
 import json
 import os
-import shutil
 from pathlib import Path
 
 
@@ -35,22 +34,3 @@ def _is_ours(folder: Path) -> bool:
             if key in json.loads((folder / name).read_text()):
                 return True
     return False
-
-
-@contextlib.contextmanager
-def whole(output: Path):
-    """A new folder to fill, which becomes `output` at the end; where the filling fails, nothing has changed."""
-    output = Path(output).absolute()
-    fresh, old = (output.with_name(f".{output.name}.{what}") for what in ("writing", "replaced"))
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
-        yield fresh
-        shutil.rmtree(old, ignore_errors=True)
-        if output.exists():
-            os.replace(output, old)
-        os.replace(fresh, output)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

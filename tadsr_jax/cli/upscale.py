@@ -310,6 +310,6 @@ def _tell_totals(report: dict, *, as_json: bool) -> None:
     time = f"in about {clock(seconds)}" if is_known else "(time unknown)"
     count = sum(entry["pictures"] for entry in plans)
     click.echo(
-        f"{count} pictures {time} and {memory / 2**30:.2f} GiB; "
+        f"{count} picture{'s' * (count != 1)} {time} and {memory / 2**30:.2f} GiB; "
         f"{len(report['skipped'])} skipped, {len(report['failed'])} failed."
     )

@@ -35,10 +35,18 @@ KERNEL_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
 ORDER = (
     "weight bias weight_orig weight_u weight_v relative_position_bias_table relative_position_index attn_mask",
     "time_embed feature_extractor input_blocks middle_block output_blocks",
+    "conv_in time_embedding controlnet_cond_embedding down_blocks controlnet_down_blocks controlnet_mid_block up_blocks",
+    "mid_block attentions resnets image_attentions downsamplers upsamplers",
     "heads main fn cmapper cls in_layers emb_layers out_layers skip_connection out",
     "cls_token pos_embed mask_token patch_embed patch_unembed blocks qkv proj fc1 fc2",
-    "encoder decoder quantize quant_conv post_quant_conv conv_in down mid up block_1 attn_1 block_2 norm_out conv_out",
-    "block norm1 conv1 attn ls1 norm2 conv2 nin_shortcut mlp ls2 downsample upsample norm q k v proj_out",
+    "text_model embeddings token_embedding position_embedding self_attn k_proj v_proj q_proj out_proj layer_norm1",
+    "label_embed visual_encoder layers reduction tagging_head crossattention self query key value intermediate output",
+    "dense LayerNorm wordvec_proj fc image_proj",
+    "encoder decoder quantize quant_conv post_quant_conv down mid up block_1 attn_1 block_2",
+    "norm_out conv_norm_out conv_out",
+    "block norm1 conv1 attn attn1 time_emb_proj ls1 norm2 conv2 attn2 norm3 ff nin_shortcut conv_shortcut mlp ls2",
+    "downsample upsample norm group_norm proj_in transformer_blocks q k v to_q to_k to_v proj_out to_out",
+    "layer_norm2 final_layer_norm",
 )
 RANKS = {word: rank for rank, word in enumerate(" ".join(ORDER).split())}
 
@@ -48,14 +56,19 @@ SIGNATURES = {
     "quantize.embedding.weight": "VQModelTorch (a VQ autoencoder)",
     "heads.0.cmapper.weight": "ProjectedDiscriminator (AddSR's discriminator)",
     "heads.0.cls.weight_orig": "ProjectedDiscriminator (TAD-SR's discriminator)",
+    "controlnet_mid_block.weight": "ControlNetModel",
+    "conv_norm_out.weight": "UNet2DConditionModel (the U-Net of Stable Diffusion)",
     "quant_conv.weight": "AutoencoderKL",
+    "text_model.embeddings.token_embedding.weight": "CLIPTextModel (a text encoder)",
+    "visual_encoder.patch_embed.proj.weight": "RAM (an image tagger)",
+    "visual_encoder.layers.0.blocks.0.attn.qkv.lora_A": "DAPE (low-rank updates of RAM)",
     "blocks.0.ls1.gamma": "DinoVisionTransformer (DINOv2)",
     "cls_token": "VisionTransformer (DINO)",
     "features.0.weight": "AlexNet or VGG of torchvision",
     "lin0.model.1.weight": "heads of LPIPS",
 }
-# Computed from the configuration, not learnt; public files of Swin networks carry them.
-CONSTANT_BUFFERS = ("relative_position_index", "attn_mask")
+# Computed from the configuration, not learnt; public files of Swin networks and text encoders carry them.
+CONSTANT_BUFFERS = ("relative_position_index", "attn_mask", "position_ids")
 # What training left in checkpoints of autoencoders of the LDM code: its losses' networks and a second, averaged copy.
 LEFTOVERS = ("loss.", "model_ema.")
 FLOATS = ("float32", "float64", "float16", ml_dtypes.bfloat16)

@@ -1,9 +1,11 @@
 """Discriminators that judge feature maps of a frozen network instead of pictures.
 
-TimeAwareDiscriminator   one modulated head a feature map, told the noise level t      [TAD-SR, arXiv 2408.07476]
+TimeAwareDiscriminator     one modulated head a feature map, told the noise level t      [TAD-SR, arXiv 2408.07476]
+ConditionalDiscriminator   one head a feature map, asked about a condition c               [AddSR, arXiv 2404.01717]
 
 A discriminator takes a list of maps of any channel counts, and returns one array of logits a map; losses average over
-all logits together. Submodule names, joined with dots, are those of the public `ProjectedDiscriminator`.
+all logits together. Submodule names, joined with dots, are those of the public `ProjectedDiscriminator` (of TAD-SR, and
+of AddSR without its backbone) and `Time_Aware_Discriminator` (TAD-SeeSR).
 """
 
 import math
@@ -48,6 +50,7 @@ class TimeAwareDiscriminator(nn.Module):
 
     The 3x3 convolutions start at zero, so that a new discriminator sees neither the picture nor the time: the student
     gets no adversarial gradient until the discriminator has learnt something. `update_stats` as in SpectralConv1d.
+    The defaults are TAD-SR's. TAD-SeeSR has c_dim = embed_dim = 320, and four maps of 320 times 1, 2, 4, 4 channels.
     """
 
     c_dim: int = 64  # logits at each position; public files with 0 mean 1
@@ -73,4 +76,47 @@ class TimeAwareDiscriminator(nn.Module):
             head = SequenceHead(max(self.c_dim, 1), self.dtype, name=f"heads.{k}")
             x = head(x.reshape(n, h * w, c), update_stats=update_stats)  # n (h w) c_dim, row by row
             logits.append(x.transpose(0, 2, 1).reshape(n, -1).astype(jnp.float32))  # n (c_dim h w)
+        return logits
+
+
+class ScaledDense(nn.Module):
+    """Affine map x W / sqrt(i) + b: (n, i) -> (n, features), float32. W starts with a deviation of 1, b at zero."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        i = x.shape[-1]
+        kernel = self.param("kernel", nn.initializers.normal(1), (i, self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+        return x.astype(jnp.float32) @ (kernel / math.sqrt(i)) + bias
+
+
+class ConditionalDiscriminator(nn.Module):
+    """Logits of feature maps under a condition, one head a map; the projected discriminator of StyleGAN-T.
+
+    features: maps (n, h, w, dim), h w at least 4, dim a multiple of 4: for AddSR the five of DINO. c: (n, c_dim), for
+    AddSR the class token of DINOv2. Returns a list of float32 logits (n, h w), positions row by row:
+
+        logits = head(feature) . cmap(c) / sqrt(cmap_dim)        [projection, arXiv 1802.05637; arXiv 2301.09515]
+
+    `update_stats` as in SpectralConv1d.
+    """
+
+    cmap_dim: int = 64
+    dtype: Dtype = jnp.float32
+
+    def example_inputs(self):
+        """Shapes of a smallest legal call with the widths of ViT-S: five maps and a class token of 384."""
+        return [jax.ShapeDtypeStruct((1, 2, 2, 384), jnp.float32)] * 5, jax.ShapeDtypeStruct((1, 384), jnp.float32)
+
+    @nn.compact
+    def __call__(self, features: list[Array], c: Array, *, update_stats: bool = False) -> list[Array]:
+        logits = []
+        for k, feature in enumerate(features):
+            n, h, w, dim = feature.shape
+            head = SequenceHead(self.cmap_dim, self.dtype, name=f"heads.{k}")
+            x = head(feature.reshape(n, h * w, dim), update_stats=update_stats).astype(jnp.float32)  # n (h w) j
+            cmap = ScaledDense(self.cmap_dim, name=f"heads.{k}.cmapper")(c)  # n j
+            logits.append(jnp.einsum("nlj,nj->nl", x, cmap) / math.sqrt(self.cmap_dim))
         return logits

@@ -51,6 +51,15 @@ def window_mask(h: int, w: int, *, window: int, shift: int) -> np.ndarray:
     return mask.reshape(-1, window**2, window**2)
 
 
+def last_row_mask(rows: int, *, window: int, shift: int):
+    """`window_mask` of `rows` rows of windows, (rows, 1, 1, tokens, tokens), for WindowAttention.
+
+    Made in the program from one window's mask: as a constant, the mask of a large map would fill it.
+    """
+    in_last_row = (jnp.arange(rows) == rows - 1).reshape(rows, 1, 1, 1, 1)
+    return jnp.where(in_last_row, column_mask(window, shift), 0)
+
+
 def split_windows(x, size):
     """Cut (n, h, w, c) into square windows: n (i s) (j t) c -> n i j (s t) c."""
     n, h, w, c = x.shape
@@ -66,15 +75,17 @@ def join_windows(x):
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention with a relative position bias: (n, i, j, tokens, c), i x j windows -> the same."""
+    """Multi-head self-attention with a relative position bias: (n, i, j, tokens, c), i x j windows -> the same.
+
+    `mask` is added to the logits; it broadcasts to (i, j, heads, tokens, tokens).
+    """
 
     num_heads: int
     window: int
-    shift: int
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, mask=None):
         n, i, j, tokens, c = x.shape
         table = self.param(
             "relative_position_bias_table",
@@ -88,10 +99,8 @@ class WindowAttention(nn.Module):
         q = q * (c // self.num_heads) ** -0.5
         logits = jnp.einsum("nijhqd,nijhkd->nijhqk", q, k, preferred_element_type=jnp.float32)
         logits += table[relative_position_index(self.window)].transpose(2, 0, 1)  # h q k
-        if self.shift:
-            # Built from one window's mask: as a constant, the mask of a large map would fill the program.
-            in_last_row = (jnp.arange(i) == i - 1).reshape(i, 1, 1, 1, 1)
-            logits += jnp.where(in_last_row, column_mask(self.window, self.shift), 0)
+        if mask is not None:
+            logits += mask
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
         x = jnp.einsum("nijhqk,nijhkd->nijqhd", weights, v).reshape(n, i, j, tokens, c)
         return Dense(c, dtype=self.dtype, name="proj")(x)
@@ -111,7 +120,8 @@ class SwinBlock(nn.Module):
         c = x.shape[-1]
         y = GroupNorm(dtype=self.dtype, name="norm1")(x)
         y = split_windows(jnp.roll(y, (-self.shift, -self.shift), (1, 2)), self.window)
-        y = WindowAttention(self.num_heads, self.window, self.shift, self.dtype, name="attn")(y)
+        mask = last_row_mask(y.shape[1], window=self.window, shift=self.shift) if self.shift else None
+        y = WindowAttention(self.num_heads, self.window, self.dtype, name="attn")(y, mask)
         x = x + jnp.roll(join_windows(y), (self.shift, self.shift), (1, 2))
         y = GroupNorm(dtype=self.dtype, name="norm2")(x)
         y = Conv(int(c * self.mlp_ratio), 1, dtype=self.dtype, name="mlp.fc1")(y)

@@ -1,5 +1,5 @@
 import json
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -8,13 +8,21 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from tadsr_jax.convert import names
 from tadsr_jax.networks import abstract_variables
-from tadsr_jax.networks.discriminators import TimeAwareDiscriminator
+from tadsr_jax.networks.discriminators import (
+    ConditionalDiscriminator,
+    ScaledDense,
+    SequenceHead,
+    TimeAwareDiscriminator,
+)
 
 pytestmark = pytest.mark.quick
 
-PUBLIC_NAMES = Path(__file__).parents[1] / "fixtures/lists/tadsr_discriminator_full.json"
+LISTS = Path(__file__).parents[1] / "fixtures/lists"
+PUBLIC_NAMES = LISTS / "tadsr_discriminator_full.json"
 SMALL = TimeAwareDiscriminator(c_dim=2, embed_dim=32)
+CONDITIONAL = ConditionalDiscriminator(cmap_dim=8)
 
 
 def features(*shapes, seed=0):
@@ -90,3 +98,86 @@ def test_in_bfloat16_parameters_and_logits_stay_float32():
     (full,) = small_logits(variables, maps, t)
     assert low.dtype == jnp.float32
     np.testing.assert_allclose(low, full, rtol=0.03)  # 8 significant bits, about ten roundings in a row
+
+
+# ---- the Stable-Diffusion side ---------------------------------------------------------------------------------------
+
+
+def seesr_maps():
+    """Shapes of the four maps that TAD-SeeSR's discriminator judges."""
+    return [jax.ShapeDtypeStruct((1, 2, 2, 320 * level), jnp.float32) for level in (1, 2, 4, 4)]
+
+
+@pytest.mark.parametrize(
+    ("file", "module", "inputs", "entries", "values"),
+    [
+        ("addsr_discriminator_heads", ConditionalDiscriminator(), (), 90, 7_656_000),
+        (
+            "tadseesr_discriminator",
+            TimeAwareDiscriminator(320, 320),
+            (seesr_maps(), jax.ShapeDtypeStruct((1,), jnp.int32)),
+            88,
+            75_453_440,
+        ),
+    ],
+)
+def test_names_and_shapes_of_the_stable_diffusion_side_are_the_public_ones(file, module, inputs, entries, values):
+    variables = abstract_variables(module, *inputs)
+    public = json.loads((LISTS / f"{file}.json").read_text())
+    assert list(names.public_shapes(variables).items()) == [(name, tuple(shape)) for name, shape in public.items()]
+    assert (len(public), sum(leaf.size for leaf in jax.tree.leaves(variables))) == (entries, values)
+
+
+MAPS, ASKED = features((2, 4, 3, 16), (2, 2, 2, 32)), jax.random.normal(jax.random.key(1), (2, 6))
+
+
+@cache
+def conditional_variables():
+    """Every parameter and vector drawn with a deviation of 1 over the root of its fan-in."""
+    rng = np.random.default_rng(0)
+    draw = lambda leaf: np.float32(rng.normal(size=leaf.shape) / max(1, np.prod(leaf.shape[:-1])) ** 0.5)
+    return jax.tree.map(draw, abstract_variables(CONDITIONAL, MAPS, ASKED))
+
+
+conditional_logits = jax.jit(CONDITIONAL.apply)
+
+
+def test_a_conditional_logit_is_the_product_of_what_is_seen_and_what_is_asked():
+    variables = conditional_variables()
+    logits = conditional_logits(variables, MAPS, ASKED)
+    assert [array.shape for array in logits] == [(2, 12), (2, 4)]
+    own = {part: tree["heads.1"] for part, tree in variables.items()}
+    seen = jax.jit(partial(SequenceHead(8).apply, update_stats=False))(own, MAPS[1].reshape(2, 4, 32))
+    cmapper = jax.tree.map(np.asarray, variables["params"]["heads.1.cmapper"])
+    cmap = np.asarray(ASKED) @ cmapper["kernel"] / 6**0.5 + cmapper["bias"]
+    np.testing.assert_allclose(logits[1], np.sum(seen * cmap[:, None], -1) / 8**0.5, rtol=1e-4, atol=1e-5)
+
+
+def test_a_conditional_discriminator_answers_to_the_picture_and_to_the_condition():
+    variables = conditional_variables()
+    logits = conditional_logits(variables, MAPS, ASKED)[0]
+    other = conditional_logits(variables, [x[::-1] for x in MAPS], ASKED)[0]
+    asked = conditional_logits(variables, MAPS, ASKED[::-1])[0]
+    assert jnp.abs(other - logits).max() > 1e-2 and jnp.abs(asked - logits).max() > 1e-2
+
+
+def test_a_new_map_of_the_condition_has_unit_weights_and_no_bias():
+    params = jax.jit(ScaledDense(64).init)(jax.random.key(0), ASKED)["params"]
+    assert 0.85 < np.std(params["kernel"]) < 1.15  # 384 standard normals
+    assert not params["bias"].any()
+
+
+def test_training_passes_of_a_conditional_discriminator_move_all_its_vectors():
+    variables = conditional_variables()
+    apply = jax.jit(partial(CONDITIONAL.apply, update_stats=True, mutable=["spectral"]))
+    before, after = (flatten_dict(tree["spectral"]) for tree in (variables, apply(variables, MAPS, ASKED)[1]))
+    assert before.keys() == after.keys()
+    assert all(jnp.abs(after[path] - before[path]).max() > 1e-3 for path in before)
+
+
+def test_in_bfloat16_conditional_logits_stay_float32():
+    variables = conditional_variables()
+    low = jax.jit(ConditionalDiscriminator(8, jnp.bfloat16).apply)(variables, MAPS, ASKED)[0]
+    full = conditional_logits(variables, MAPS, ASKED)[0]
+    assert low.dtype == jnp.float32
+    assert np.std(low - full) < 0.03 * np.std(full)  # 8 significant bits, about ten roundings in a row

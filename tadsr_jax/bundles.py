@@ -29,7 +29,6 @@ FORMAT = 1
 DTYPES = ("float32", "bfloat16", "float16")  # of stored arrays
 SAMPLERS = ("deterministic", "stochastic")
 COLOR_FIXES = ("none", "wavelet", "adain")
-MODULES = {"student": "denoiser", "autoencoder": "autoencoder"}  # network of a bundle -> name in Family.networks
 
 
 def versions() -> dict[str, str]:
@@ -53,16 +52,21 @@ def tree_sha256(tree) -> str:
 
 
 def expected_shapes(family: Family) -> dict:
-    """{"student": tree of shapes, "autoencoder": the same} of a family's networks."""
+    """{network of a bundle: tree of shapes}: "student", which is the family's denoiser, and its fixed networks."""
     shapes = jax.eval_shape(lambda: family.init(jax.random.key(0)))  # a key outside of it would start the backend
-    return {"student": shapes["denoiser"], "autoencoder": shapes["autoencoder"]}
+    return {"student": shapes["denoiser"]} | {name: shapes[name] for name in family.fixed}
+
+
+def module_of(family: Family, name: str) -> nn.Module:
+    """The module of a network of a bundle."""
+    return family.networks["denoiser" if name == "student" else name]
 
 
 def save(folder: Path, *, family: str, settings: dict, params: dict, info: dict) -> Path:
     """Write a bundle beside `folder`, then move it into its place: a half-written bundle is never seen.
 
     family, settings   name in `families.FAMILIES`, and the keywords of its `build`
-    params             {"student": tree, "autoencoder": tree}; arrays keep their types, which must be in DTYPES
+    params             {"student": tree, "autoencoder": tree, ...}; arrays keep their types, which must be in DTYPES
     info               what else bundle.json says: recipe, steps, ...
     """
     folder = Path(folder)
@@ -131,7 +135,7 @@ def load_network(folder: Path, name: str) -> tuple[nn.Module, dict]:
     info, family, shapes = _open(folder)
     if name not in shapes:
         raise ValueError(f"{folder} has no network {name!r}; it has {', '.join(shapes)}.")
-    return family.networks[MODULES[name]], _read_network(folder, info, name, shapes[name])
+    return module_of(family, name), _read_network(folder, info, name, shapes[name])
 
 
 def describe(folder: Path) -> dict:

@@ -64,7 +64,9 @@ class Recipe(NamedTuple):
 class Family:
     """The words a recipe may use about a model; functions of explicit parameters."""
 
-    networks: dict[str, nn.Module]  # name -> linen module; init, convert and bundles iterate over this
+    networks: dict[
+        str, nn.Module
+    ]  # "denoiser", which learns, and the others, which do not: convert and bundles iterate
     schedule: Any  # tables and formulas of the diffusion: diffusion.shift.ShiftSchedule
     scale: int  # output pixels per input pixel, along one side
     multiple: int  # sides of lq must be multiples of this
@@ -75,8 +77,13 @@ class Family:
     condition: Callable  # (frozen, lq, extra) -> pytree for the denoiser, "z_y" among it
     predict_z0: Callable  # (denoiser params, z_t, t, condition, chain=schedule) -> z0; chain: a respaced schedule
     features: Callable  # same arguments -> [feature maps of the denoiser's encoder], for discriminators
-    init: Callable  # key -> {"denoiser": params, "autoencoder": params}, jitted inside eval_shape or jit
+    init: Callable  # key -> {name of a network: params}, jitted inside eval_shape or jit
     sample: Callable  # (params, lq, noise, *, steps, extra, stochastic) -> image: what a user runs
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Names of the networks that never learn: "autoencoder", ..."""
+        return tuple(name for name in self.networks if name != "denoiser")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -92,7 +92,7 @@ def test_any_step_that_is_there_can_be_read_and_nothing_is_written(run):
 
 def test_the_bundle_of_the_last_state_is_the_runs_own(run, tmp_path):
     found = saved(run)
-    model = bundle_of(found.config, found.family, found.recipe, found.state, found.autoencoder)
+    model = bundle_of(found.config, found.family, found.recipe, found.state, found.fixed)
     write_bundle(tmp_path / "bundle", model)
     ours, theirs = (json.loads((folder / "bundle/bundle.json").read_text()) for folder in (tmp_path, run))
     assert ours == theirs
@@ -102,12 +102,12 @@ def test_the_bundle_of_the_last_state_is_the_runs_own(run, tmp_path):
 
 def test_the_raw_weights_are_the_students_own(run):
     found = saved(run)
-    raw = bundle_of(*found[:4], found.autoencoder, weights="raw")
+    raw = bundle_of(*found[:4], found.fixed, weights="raw")
     assert bundles.tree_sha256(raw.params["student"]) == bundles.tree_sha256(found.state.params["student"])
     assert bundles.tree_sha256(raw.params["student"]) != bundles.tree_sha256(found.state.ema)
     assert raw.info["checkpoint"]["weights"] == "raw"
     with pytest.raises(ValueError, match="weights is 'best'; expected one of ema, raw"):
-        bundle_of(*found[:4], found.autoencoder, weights="best")
+        bundle_of(*found[:4], found.fixed, weights="best")
 
 
 def test_a_folder_that_is_no_workdir_is_refused(tmp_path):
@@ -170,10 +170,10 @@ def test_an_autoencoder_is_that_of_the_runs_bundle_or_else_what_the_config_names
     for folder, params in ((elsewhere, one), (workdir / "bundle", other)):
         params = jax.tree.map(np.float32, params)
         bundles.save(folder, family="resshift", settings=settings, params=params, info={})
-        jax.tree.map(np.testing.assert_array_equal, saved(workdir).autoencoder, params["autoencoder"])
+        jax.tree.map(np.testing.assert_array_equal, saved(workdir).fixed["autoencoder"], params["autoencoder"])
     (workdir / "bundle" / "autoencoder.safetensors").write_bytes(b"cut off")
     jax.tree.map(
-        np.testing.assert_array_equal, saved(workdir).autoencoder, jax.tree.map(np.float32, one["autoencoder"])
+        np.testing.assert_array_equal, saved(workdir).fixed["autoencoder"], jax.tree.map(np.float32, one["autoencoder"])
     )
 
 

@@ -128,7 +128,7 @@ def _to_torch(source: Path, part: str | None, step: int | None, output: str, *, 
     if bundles.is_bundle(source):
         if step is not None:
             raise click.UsageError("--step belongs to a training run; a bundle holds one state.")
-        _check_part(source, part, bundles.MODULES)
+        _check_part(source, part, bundles.describe(source)["networks"])
         module, params = bundles.load_network(source, part)
         variables = {"params": params}
     else:
@@ -148,14 +148,14 @@ def _check_part(source: Path, part: str | None, parts) -> None:
 
 def _parts_of(run) -> dict:
     """{name: (module where it is known, variables)} of a training run's state."""
-    denoiser, autoencoder = run.family.networks["denoiser"], run.family.networks["autoencoder"]
+    denoiser = run.family.networks["denoiser"]
     parts = {
         name: (denoiser if name == "student" else None, {"params": params, **run.state.stats.get(name, {})})
         for name, params in run.state.params.items()
     }
     return parts | {
         "ema": (denoiser, {"params": run.state.ema}),
-        "autoencoder": (autoencoder, {"params": run.autoencoder}),
+        **{name: (run.family.networks[name], {"params": params}) for name, params in run.fixed.items()},
     }
 
 

@@ -201,9 +201,9 @@ def _source(path: Path, notes: list[str]) -> dict:
 
 def _read(files: Mapping[str, Path], family: Family, notes: list[str]) -> dict:
     """Parameters of the bundle's networks as the files hold them; what is wrong with any of them is one ValueError."""
-    params, faults = {name: {} for name in bundles.MODULES}, []
+    params, faults = {name: {} for name in bundles.expected_shapes(family)}, []
     for name, path in files.items():
-        module = family.networks[bundles.MODULES[name]]
+        module = bundles.module_of(family, name)
         try:
             arrays = torch_file.read(path)
             if name == "autoencoder":

@@ -33,19 +33,18 @@ class Sampler:
         self._family, self._pairs, self._seed = family, pairs, seed
         self._sample = jax.jit(family.sample, static_argnames="steps")
 
-    def noise(self, params, index: int) -> np.ndarray:
+    def noise(self, index: int) -> np.ndarray:
         """The latent noise of picture `index`: a function of the seed and the index alone."""
-        lq = self._pairs[index]["lq"][None]
-        shape = jax.eval_shape(lambda p, lq: self._family.condition(p, lq, {})["z_y"], params, lq).shape
+        shape = (1, *self._family.latent(*self._pairs[index]["lq"].shape[:2]))
         # The tag keeps it apart from the generator that degraded the picture.
         return np.random.default_rng([self._seed, index, _NOISE]).standard_normal(shape, np.float32)
 
-    def __call__(self, denoiser, autoencoder, *, steps: int) -> list[np.ndarray]:
-        """8-bit pictures (s h, s w, 3) of all pairs."""
-        params = {"student": denoiser, "autoencoder": autoencoder}
+    def __call__(self, denoiser, fixed: dict, *, steps: int) -> list[np.ndarray]:
+        """8-bit pictures (s h, s w, 3) of all pairs; `fixed` holds the parameters of the other networks, by name."""
+        params = {"student": denoiser, **fixed}
         pictures = []
         for index, pair in enumerate(self._pairs):
-            image = self._sample(params, pair["lq"][None], self.noise(params, index), steps=steps)
+            image = self._sample(params, pair["lq"][None], self.noise(index), steps=steps)
             pictures.append(_levels(np.asarray(image[0])))
         return pictures
 

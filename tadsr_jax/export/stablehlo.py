@@ -71,7 +71,7 @@ def lower(family: Family, *, steps: int, sampler: str = "deterministic") -> jax_
     sample = partial(family.sample, steps=steps, stochastic=sampler == "stochastic")
 
     def program(weights, lq, noise, *extras):
-        params = {"autoencoder": {}} | unflatten_dict(weights, sep="/")
+        params = {name: {} for name in family.fixed} | unflatten_dict(weights, sep="/")
         return sample(params, lq, noise, extra=dict(zip(family.extras, extras, strict=True)))
 
     # Arguments that the result does not need stay, so that calls look alike.
@@ -81,7 +81,7 @@ def lower(family: Family, *, steps: int, sampler: str = "deterministic") -> jax_
 
 
 def flat(params: dict) -> dict:
-    """{"student/stem/kernel": array, ...} of both networks, in the order in which jax flattens the dict."""
+    """{"student/stem/kernel": array, ...} of all networks, in the order in which jax flattens the dict."""
     named = flatten_dict({name: tree for name, tree in params.items() if tree}, sep="/")
     return {name: named[name] for name in sorted(named)}
 

@@ -14,7 +14,7 @@ from tadsr_jax.job.read import Job
 from tadsr_jax.job.saved import abstract_state, bundle_of, example, write_bundle
 from tadsr_jax.logs import clock, say
 from tadsr_jax.sharding import place
-from tadsr_jax.types import Bundle, TrainState
+from tadsr_jax.types import Bundle, Family, TrainState
 
 
 def _write_json(path: Path, content) -> None:
@@ -31,7 +31,7 @@ def run(job: Job, workdir: Path, *, name: str = "") -> dict:
     weights, before = dict(job.weights), 0.0
     if job.teacher:
         bundle, before = _trained_teacher(job.teacher, workdir / "teacher")
-        weights |= {"teacher": bundle.params["student"], "autoencoder": bundle.params["autoencoder"]}
+        weights |= {"teacher": bundle.params["student"]} | {key: bundle.params[key] for key in family.fixed}
     workdir.mkdir(parents=True, exist_ok=True)
     if not checkpoints.exist(workdir / "checkpoints"):
         _write_json(workdir / "config.json", config)
@@ -78,18 +78,24 @@ def _initial(job: Job, weights: dict, frozen: dict) -> TrainState:
     return jax.jit(make)(key, student=student, frozen=frozen, batch=example(job.config))
 
 
+def _fixed(family: Family, frozen: dict) -> dict:
+    """Parameters of the family's networks that never learn."""
+    return {name: frozen[name] for name in family.fixed}
+
+
 def _evaluator(job: Job, frozen: dict, sampler):
     """state -> (figures of student and average, one sheet of pictures), for the training loop."""
     family, pairs, steps = job.family, job.pairs, job.recipe.sample_steps
     gt = reports.truth(pairs)
-    fixed = {"LQ": reports.enlarged_lq(pairs, family.scale), "bicubic": reports.bicubic(pairs, family.scale)}
+    known = {"LQ": reports.enlarged_lq(pairs, family.scale), "bicubic": reports.bicubic(pairs, family.scale)}
+    fixed = _fixed(family, frozen)
 
     def evaluate(state: TrainState) -> tuple[dict, dict]:
-        if "teacher" in frozen and "teacher" not in fixed:
-            fixed["teacher"] = sampler(frozen["teacher"], frozen["autoencoder"], steps=family.schedule.num_steps)
-        columns, figures = dict(fixed), {}
+        if "teacher" in frozen and "teacher" not in known:
+            known["teacher"] = sampler(frozen["teacher"], fixed, steps=family.schedule.num_steps)
+        columns, figures = dict(known), {}
         for who, params in (("student", state.params["student"]), ("ema", state.ema)):
-            pictures = sampler(params, frozen["autoencoder"], steps=steps)
+            pictures = sampler(params, fixed, steps=steps)
             made = reports.scores(pictures, gt, names=("psnr_y", "ssim_y"))
             figures |= {f"{metric}/{who}": value for metric, value in made.items()}
         sheet = reports.comparison(columns | {f"EMA, {steps} step(s)": pictures, "HR": gt})
@@ -103,14 +109,15 @@ def _finish(job: Job, workdir: Path, name: str, state: TrainState, frozen: dict,
     started = time.monotonic()
     config, family, pairs = job.config, job.family, job.pairs
     steps, all_steps = job.recipe.sample_steps, family.schedule.num_steps
-    bundle = bundle_of(config, family, job.recipe, state, frozen["autoencoder"])
+    fixed = _fixed(family, frozen)
+    bundle = bundle_of(config, family, job.recipe, state, fixed)
     write_bundle(workdir / "bundle", bundle)
 
-    student = sampler(state.ema, frozen["autoencoder"], steps=steps)
+    student = sampler(state.ema, fixed, steps=steps)
     teacher = undistilled = None
     if "teacher" in frozen:
-        teacher = sampler(frozen["teacher"], frozen["autoencoder"], steps=all_steps)
-        undistilled = sampler(frozen["teacher"], frozen["autoencoder"], steps=1)
+        teacher = sampler(frozen["teacher"], fixed, steps=all_steps)
+        undistilled = sampler(frozen["teacher"], fixed, steps=1)
     device = job.mesh.devices.flat[0]
     made = {
         "recipe": config["recipe"],
@@ -140,7 +147,7 @@ def overview(job: Job) -> str:
     from clu import parameter_overview  # of the `train` extra, which whoever only reads a run need not have
 
     shapes = bundles.expected_shapes(job.family)
-    known = {"teacher": shapes["student"], "autoencoder": shapes["autoencoder"], "lpips": job.weights.get("lpips")}
+    known = shapes | {"teacher": shapes["student"], "lpips": job.weights.get("lpips")}
     frozen = {name: known[name] for name in job.recipe.frozen}
     state = abstract_state(job.config, job.family, job.recipe, job.optimizers)
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from tadsr_jax import bundles, checkpoints, train
 from tadsr_jax.config import plain
 from tadsr_jax.job.parts import family_settings, parts
-from tadsr_jax.job.weights import autoencoder_source, check_same_model, read_network
+from tadsr_jax.job.weights import check_same_model, read_network, source_of
 from tadsr_jax.types import Batch, Bundle, Family, PyTree, Recipe, TrainState
 
 WEIGHTS = ("ema", "raw")  # the average of the student, or the student itself
@@ -28,7 +28,7 @@ class Saved(NamedTuple):
     family: Family
     recipe: Recipe
     state: TrainState  # leaves are NumPy arrays
-    autoencoder: PyTree
+    fixed: dict[str, PyTree]  # the networks that never learn
     step: int
 
 
@@ -47,7 +47,7 @@ def saved(workdir: Path, *, step: int | None = None) -> Saved:
         raise ValueError(f"{workdir / 'config.json'} is not a config of this version of tadsr_jax: {what}") from None
     step = _step(workdir, step)
     state = checkpoints.read(workdir / "checkpoints", shapes, step)
-    return Saved(config, family, recipe, state, _autoencoder(workdir, config, family), step)
+    return Saved(config, family, recipe, state, _fixed(workdir, config, family), step)
 
 
 def _config(workdir: Path) -> dict:
@@ -76,35 +76,42 @@ def _step(workdir: Path, step: int | None) -> int:
     return step
 
 
-def _autoencoder(workdir: Path, config: dict, family: Family) -> PyTree:
-    """The frozen autoencoder. A run never changes it, so the copy in one of its bundles is it: bundles move with the
-    workdir. Before the first is written, what the config or that of its teacher names.
+def _fixed(workdir: Path, config: dict, family: Family) -> dict[str, PyTree]:
+    """The networks that never learn: the copies in one of its bundles are they, and bundles move with the workdir.
+
+    Before the first is written, what the config or that of its teacher names.
     """
-    if not jax.tree.leaves(bundles.expected_shapes(family)["autoencoder"]):
-        return {}
+    shapes = bundles.expected_shapes(family)
+    if not jax.tree.leaves([shapes[name] for name in family.fixed]):
+        return {name: {} for name in family.fixed}
     for folder in (workdir / "bundle", workdir / "teacher" / "bundle"):
         try:
             bundle = bundles.load(folder)
             check_same_model(str(folder), family, bundle.family)
         except (ValueError, OSError):
             continue  # not there yet, or not whole
-        return bundle.params["autoencoder"]
+        return {name: bundle.params[name] for name in family.fixed}
+    return {name: _named(name, workdir, config, family) for name in family.fixed}
+
+
+def _named(name: str, workdir: Path, config: dict, family: Family) -> PyTree:
+    """A network that never learns, from what the config of a run names for it."""
     for key, section in (("config.init", config), ("config.teacher.init", config.get("teacher") or {})):
-        source = autoencoder_source(section.get("init", {}))
+        source = source_of(name, section.get("init", {}))
         if source and not Path(source).exists():
             raise ValueError(
-                f"{workdir / 'config.json'}: {key} names {source!r} for the autoencoder, which does not exist here, "
+                f"{workdir / 'config.json'}: {key} names {source!r} for the {name}, which does not exist here, "
                 "and the run has no bundle yet; write into that config.json where the file is now."
             )
         if source:
-            return read_network("autoencoder", source, family, key)
-    raise ValueError(f"{workdir / 'config.json'}: config.init names no autoencoder, and the run has no bundle yet.")
+            return read_network(name, source, family, key)
+    raise ValueError(f"{workdir / 'config.json'}: config.init names no {name}, and the run has no bundle yet.")
 
 
 def abstract_state(config: dict, family: Family, recipe: Recipe, optimizers: dict) -> TrainState:
     """The state of a run as shapes and types: nothing is computed."""
     shapes = bundles.expected_shapes(family)
-    known = {"teacher": shapes["student"], "autoencoder": shapes["autoencoder"]}
+    known = shapes | {"teacher": shapes["student"]}
     frozen = {name: known[name] for name in recipe.frozen if name in known}  # LPIPS serves the loss alone
     make = partial(train.init_state, family=family, recipe=recipe, optimizers=optimizers)
     return jax.eval_shape(make, jax.random.key(0), student=shapes["student"], frozen=frozen, batch=example(config))
@@ -117,7 +124,7 @@ def example(config: dict) -> Batch:
 
 
 def bundle_of(
-    config: dict, family: Family, recipe: Recipe, state: TrainState, autoencoder: PyTree, *, weights: str = "ema"
+    config: dict, family: Family, recipe: Recipe, state: TrainState, fixed: dict, *, weights: str = "ema"
 ) -> Bundle:
     """The student of a state as a model ready to use: its average, which is what a run is for, or the "raw" one."""
     if weights not in WEIGHTS:
@@ -134,7 +141,7 @@ def bundle_of(
         "sources": sources | {"pictures": config["data"].get("path") or config["data"]["source"]},
     }
     student = state.ema if weights == "ema" else state.params["student"]
-    params = {"student": jax.device_get(student), "autoencoder": jax.device_get(autoencoder)}
+    params = {"student": jax.device_get(student), **jax.device_get(fixed)}
     return Bundle(family=family, params=params, info=info)
 
 

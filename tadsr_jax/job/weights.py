@@ -33,9 +33,10 @@ def check_needs(config: dict, family: Family, recipe: Recipe, *, trains_teacher:
         missing.append("data.path")
     if "teacher" in recipe.frozen and not init.get("teacher") and not trains_teacher:
         missing.append("init.teacher")
-    has_autoencoder = autoencoder_source(init) or trains_teacher
-    if jax.tree.leaves(bundles.expected_shapes(family)["autoencoder"]) and not has_autoencoder:
-        missing.append("init.autoencoder")
+    shapes = bundles.expected_shapes(family)
+    for name in family.fixed:
+        if jax.tree.leaves(shapes[name]) and not (source_of(name, init) or trains_teacher):
+            missing.append(f"init.{name}")
     if "lpips" in recipe.frozen:
         missing += [f"init.{key}" for key in ("lpips_backbone", "lpips_heads") if not init.get(key)]
     if missing:
@@ -43,16 +44,16 @@ def check_needs(config: dict, family: Family, recipe: Recipe, *, trains_teacher:
         raise ValueError(f"needed, but not set: {needs}.".format(source=config["data"].get("source")))
 
 
-def autoencoder_source(init: dict) -> str | None:
-    """What config.init names for the autoencoder: its own file, or a bundle, which brings one."""
+def source_of(name: str, init: dict) -> str | None:
+    """What config.init names for a network that never learns: its own file, or a bundle, which brings one."""
     named = [init[key] for key in ("teacher", "student") if init.get(key) and Path(init[key]).is_dir()]
-    return init.get("autoencoder") or next(iter(named), None)
+    return init.get(name) or next(iter(named), None)
 
 
 def read_weights(config: dict, family: Family, recipe: Recipe) -> dict:
     """Read what config.init names. What a teacher that is trained first will bring is left out."""
     init = config["init"]
-    read = {"autoencoder", "teacher" if "teacher" in recipe.frozen else "student"}
+    read = {*family.fixed, "teacher" if "teacher" in recipe.frozen else "student"}
     read |= {"lpips_backbone", "lpips_heads"} if "lpips" in recipe.frozen else set()
     for key, value in init.items():
         if key not in INITS:
@@ -72,14 +73,14 @@ def read_weights(config: dict, family: Family, recipe: Recipe) -> dict:
     for key in ("teacher", "student"):
         if init.get(key):
             weights[key] = read_network("denoiser", init[key], family, f"config.init.{key}")
-    if not jax.tree.leaves(bundles.expected_shapes(family)["autoencoder"]):
-        if init.get("autoencoder"):
-            raise ValueError(
-                f"config.init.autoencoder is {init['autoencoder']!r}, but these latents need no weights; leave it out."
-            )
-        weights["autoencoder"] = {}
-    elif source := autoencoder_source(init):
-        weights["autoencoder"] = read_network("autoencoder", source, family, "config.init.autoencoder")
+    shapes = bundles.expected_shapes(family)
+    for name in family.fixed:
+        if not jax.tree.leaves(shapes[name]):
+            if init.get(name):
+                raise ValueError(f"config.init.{name} is {init[name]!r}, but this {name} has no weights; leave it out.")
+            weights[name] = {}
+        elif source := source_of(name, init):
+            weights[name] = read_network(name, source, family, f"config.init.{name}")
     if "lpips" in recipe.frozen:
         weights["lpips"] = lpips_files.load(init["lpips_backbone"], init["lpips_heads"])
     return weights

@@ -217,14 +217,14 @@ def test_networks_of_a_training_run_are_written_too(tadsr, bundle, monkeypatch):
         stats={"discriminator": {"spectral": judge["spectral"]}},
         ema=random(shapes["student"]),
     )
-    run = types.SimpleNamespace(family=family, state=state, autoencoder=random(shapes["autoencoder"]))
+    run = types.SimpleNamespace(family=family, state=state, fixed={"autoencoder": random(shapes["autoencoder"])})
     monkeypatch.setattr(job, "saved", lambda workdir, step: run if step == 7 else None)
     Path("runs/x").mkdir(parents=True)
     wanted = {
         "student": {"params": state.params["student"]},
         "ema": {"params": state.ema},
         "discriminator": judge,
-        "autoencoder": {"params": run.autoencoder},
+        "autoencoder": {"params": run.fixed["autoencoder"]},
     }
     for part, variables in wanted.items():
         assert tadsr("runs/x", "--to", "torch", "--part", part, "--step", 7, "-o", f"{part}.pth")[0] == 0

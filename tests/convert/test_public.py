@@ -84,7 +84,7 @@ def test_a_bundle_says_what_it_was_made_of_and_how_to_sample(made, weights):
 def test_the_bundle_holds_the_weights_under_our_names(made, weights):
     bundle = bundles.load(made[0])
     for name, part in PARTS.items():
-        module = bundle.family.networks[bundles.MODULES[name]]
+        module = bundles.module_of(bundle.family, name)
         wanted = flatten_dict(names.to_flax(module, weights[part])["params"])
         found = flatten_dict(bundle.params[name])
         assert found.keys() == wanted.keys()

@@ -49,11 +49,10 @@ def test_noise_depends_on_seed_and_picture_alone(pairs):
         diffusion={"num_steps": 3},
         condition_on_z_y=True,
     )
-    params = {"student": {}, "autoencoder": {}}
-    noise = reports.Sampler(family, pairs, seed=3).noise(params, 1)
+    noise = reports.Sampler(family, pairs, seed=3).noise(1)
     assert noise.shape == (1, 16, 16, 12)
-    np.testing.assert_array_equal(noise, reports.Sampler(family, [pairs[1], pairs[1]], seed=3).noise(params, 1))
-    assert not np.array_equal(noise, reports.Sampler(family, pairs, seed=4).noise(params, 1))
+    np.testing.assert_array_equal(noise, reports.Sampler(family, [pairs[1], pairs[1]], seed=3).noise(1))
+    assert not np.array_equal(noise, reports.Sampler(family, pairs, seed=4).noise(1))
 
 
 def test_the_sheet_shows_the_middle_of_each_picture_unchanged(pairs):

@@ -3,7 +3,7 @@
 Example          what grain runs for each index: (index, generator) -> a training pair
 centre_crop      the cut of validation pictures            nothing_usable   the message when a source has none
 Crops are those of the public trainers (BasicSR's `realesrgan_dataset.py`); order of draws: replacement pictures where
-needed, flips, crop, degradation.
+needed, flips, crop, degradation, words; so pictures are the same with words and without.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from tadsr_jax import degrade, images
-from tadsr_jax.data import sources
+from tadsr_jax.data import prompts, sources
 
 _REPORTS = 8  # unusable pictures that one example can report; a batch reports many
 _ATTEMPTS = 1000  # pictures looked at before a source is held to have none
@@ -24,7 +24,8 @@ class Example:
     """From a picture's index to one training pair; what grain runs in its workers.
 
     (i, rng) -> {"lq": (gt_size/scale, ., 3), "gt": (gt_size, ., 3)} in [-1, 1], and "unusable": indices of
-    pictures that had to be replaced, -1 where there are none.
+    pictures that had to be replaced, -1 where there are none. Prepared folders give lq and "tch" in the size of gt;
+    with a tokenizer there are "tokens" (length,) too, those of no words where the source has none.
     """
 
     source: sources.Source
@@ -35,18 +36,25 @@ class Example:
     rot: bool = False
     rescale_gt: bool = True
     min_size: int = 2
+    tokenizer: prompts.Tokenizer | None = None
+    null_text_ratio: float = 0.5
 
     def __post_init__(self):
         self._reasons: dict[int, str] = {}  # of the pictures found unusable by this process: not opened again
 
     def __call__(self, i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         picture, unusable = self._usable_picture(int(i), rng)
-        gt, lq = self._crop(picture, rng)
-        if lq is None:
-            lq, gt = degrade.degrade(gt, rng, scale=self.scale, **self.degradation)
+        pair = self._crop(picture, rng)
+        if "lq" not in pair:
+            lq, gt = degrade.degrade(pair["gt"], rng, scale=self.scale, **self.degradation)
+            pair = {"lq": lq, "gt": gt}
+        example = {key: images.to_signed(image) for key, image in pair.items()}
+        if self.tokenizer is not None:
+            words = prompts.emptied(picture.get("words", ""), rng, null_text_ratio=self.null_text_ratio)
+            example["tokens"] = self.tokenizer(words)
         reports = np.full(_REPORTS, -1, np.int64)
         reports[: len(unusable[:_REPORTS])] = unusable[:_REPORTS]
-        return {"lq": images.to_signed(lq), "gt": images.to_signed(gt), "unusable": reports}
+        return example | {"unusable": reports}
 
     def _usable_picture(self, i: int, rng: np.random.Generator) -> tuple[sources.Picture, list[int]]:
         """Picture i, or a random other one in its place; and the indices of those that could not be used."""
@@ -76,26 +84,28 @@ class Example:
         check_size(picture["gt"], smallest, self.source.name(index), f"config.data.{key}")
         return picture
 
-    def _crop(self, picture: sources.Picture, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
-        """A random square of gt, float32 in [0, 1], and the same square of lq where the picture has one.
+    def _crop(self, picture: sources.Picture, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """A random square of gt, float32 in [0, 1], and the same square of lq and tch where the picture has them.
 
         With `rescale_gt` as the public trainers do it: the square is as large as the picture allows, then reduced to
         `gt_size` by area. Pictures smaller than `gt_size` are mirrored at the bottom and right until they suffice.
         """
         flips = rng.random(3) < 0.5
-        gt, lq = (self._flip(picture[key], flips) if key in picture else None for key in ("gt", "lq"))
-        if lq is not None:  # cut at whole lq pixels
-            side = self.gt_size // self.scale
-            top, left = (int(rng.integers(length - side + 1)) for length in lq.shape[:2])
-            gt = _square(gt, top * self.scale, left * self.scale, self.gt_size)
-            return images.to_float(gt), images.to_float(_square(lq, top, left, side))
+        pair = {key: self._flip(picture[key], flips) for key in ("lq", "gt", "tch") if key in picture}
+        gt = pair["gt"]
+        if "lq" in pair:  # cut at whole lq pixels
+            height, width = pair["lq"].shape[:2]
+            side = self.gt_size * height // len(gt)
+            top, left = (int(rng.integers(length - side + 1)) for length in (height, width))
+            squares = {key: _square(image, top, left, side, len(image) // height) for key, image in pair.items()}
+            return {key: images.to_float(square) for key, square in squares.items()}
         side = max(min(gt.shape[:2]), self.gt_size) if self.rescale_gt else self.gt_size
         gt = _mirror_up_to(gt, side)
         top, left = (int(rng.integers(length - side + 1)) for length in gt.shape[:2])
         gt = images.to_float(_square(gt, top, left, side))
         if side != self.gt_size:
             gt = cv2.resize(gt, (self.gt_size, self.gt_size), interpolation=cv2.INTER_AREA)
-        return gt, None
+        return {"gt": gt}
 
     def _flip(self, image: np.ndarray, flips: np.ndarray) -> np.ndarray:
         if self.hflip and flips[0]:
@@ -107,7 +117,9 @@ class Example:
         return image
 
 
-def _square(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
+def _square(image: np.ndarray, top: int, left: int, side: int, unit: int = 1) -> np.ndarray:
+    """A square of the image, measured in units of so many pixels."""
+    top, left, side = top * unit, left * unit, side * unit
     return image[top : top + side, left : left + side]
 
 

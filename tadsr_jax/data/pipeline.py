@@ -1,6 +1,6 @@
 """The training stream: pictures -> crops -> pairs -> batches, in worker processes; and the pairs of a validation.
 
-training_stream    an endless, seeded iterator of {"lq", "gt"}; batch k is the same for any number of workers
+training_stream    an endless, seeded iterator of {"lq", "gt", ...}; batch k is the same for any number of workers
 validation_pairs   fixed crops with fixed degradations           check   everything that can be wrong, before a compile
 Example k depends on (seed, k) alone, so a run resumes at batch n by starting at n: no other state is kept.
 Pictures that cannot be used are replaced by others, warned of once each, and counted (`Stream.skipped`).
@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from tadsr_jax import degrade, images
-from tadsr_jax.data import sources
+from tadsr_jax.data import prompts, sources
 from tadsr_jax.data.examples import Example, centre_crop, check_size, nothing_usable
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -30,7 +30,10 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VE
 
 
 class Stream(Iterator[dict[str, np.ndarray]]):
-    """An endless iterator of {"lq": (b, h, w, 3), "gt": (b, s h, s w, 3)}, float32 in [-1, 1]. Close it when done."""
+    """An endless iterator of {"lq": (b, h, w, 3), "gt": (b, s h, s w, 3)}, float32 in [-1, 1]. Close it when done.
+
+    Of prepared folders lq has the size of gt, as has "tch", where there is one. With a tokenizer: "tokens" (b, length).
+    """
 
     def __init__(self, iterator, source: sources.Source, example: Example, *, has_workers: bool):
         self._iterator, self._source, self._example = iterator, source, example
@@ -50,7 +53,7 @@ class Stream(Iterator[dict[str, np.ndarray]]):
                 self._unusable.add(int(index))
                 logging.warning("Skipped a picture: %s", self._reason(int(index)))
         # What workers send is shared memory that grain takes back: copy.
-        return {key: np.array(batch[key]) for key in ("lq", "gt")}
+        return {key: np.array(value) for key, value in batch.items() if key != "unusable"}
 
     def _reason(self, index: int) -> str:
         """Why a worker could not use a picture: only its index travels, so the file is tried once more here."""
@@ -127,12 +130,17 @@ def training_stream(
     rot: bool = False,
     rescale_gt: bool = True,
     min_size: int | None = None,
+    tokenizer: str | None = None,
+    null_text_ratio: float = 0.5,
 ) -> Stream:
     """Batches from number `start` on; the same ones for any `num_workers`.
 
     `num_workers` processes hold `prefetch` batches each; with 0, two threads of this process do. `hflip`, `rot`:
     random flips; flips and transposition. `rescale_gt`: see `Example`. Pictures with a side below `min_size` (a
     quarter of `gt_size` unless given) are left out. With source='pairs', lq comes from `lq_path`, not `degradation`.
+
+    `tokenizer`: a Stable Diffusion folder, for models that read words; the words are those of source='prepared', and
+    none with other sources. `null_text_ratio`: the share of examples that lose theirs.
     """
     check(**{key: value for key, value in locals().items() if key != "start"})  # the arguments, nothing else yet
     import grain
@@ -147,6 +155,8 @@ def training_stream(
         rot=rot,
         rescale_gt=rescale_gt,
         min_size=max(2, gt_size // 4) if min_size is None else min_size,
+        tokenizer=prompts.open_tokenizer(tokenizer) if tokenizer else None,
+        null_text_ratio=null_text_ratio,
     )
     epochs = 2**60 // len(opened)  # endless, but for lengths that must fit an index: `repeat(None)` overflows
     dataset = grain.MapDataset.range(len(opened)).seed(seed).shuffle().repeat(epochs).random_map(example)
@@ -193,7 +203,7 @@ def validation_pairs(
     The degradation of picture i is drawn from (seed, i). source='demo': the photographs that training never sees.
     """
     opened = sources.open_source(source, path, lq_path=lq_path, scale=scale, split=split, is_training=False)
-    degrade.validate(degradation or {}, scale=1 if source == "pairs" else scale)
+    degrade.validate(degradation or {}, scale=1 if source in sources.PAIRED else scale)
     if gt_size is not None and gt_size % (multiple * scale):
         raise ValueError(f"validation crops have gt_size={gt_size}; expected a multiple of {multiple * scale}.")
     pairs, reasons = [], []
@@ -209,8 +219,9 @@ def validation_pairs(
             continue
         gt = centre_crop(picture["gt"], gt_size, multiple * scale)
         if "lq" in picture:
-            lq = images.to_float(centre_crop(picture["lq"], gt_size and gt_size // scale, multiple))
-            gt = images.to_float(gt)
+            ratio = len(picture["gt"]) // len(picture["lq"])
+            lq = centre_crop(picture["lq"], gt_size and gt_size // ratio, multiple * scale // ratio)
+            lq, gt = images.to_float(lq), images.to_float(gt)
         else:
             rng = np.random.default_rng([seed, i])
             lq, gt = degrade.degrade(images.to_float(gt), rng, scale=scale, **degrade.chosen(degradation))
@@ -251,11 +262,14 @@ def check(**config) -> None:
     for key in ("hflip", "rot", "rescale_gt"):
         if not isinstance(values[key], bool):
             raise ValueError(f"config.data.{key} is {values[key]!r}; expected True or False.")
-    for key in ("path", "lq_path"):
+    for key in ("path", "lq_path", "tokenizer"):
         if not isinstance(values[key], (str, os.PathLike, type(None))):
             raise ValueError(f"config.data.{key} is {values[key]!r}; expected a path as a string, or None.")
     if values["min_size"] is not None and (type(values["min_size"]) is not int or values["min_size"] < 2):
         raise ValueError(f"config.data.min_size is {values['min_size']!r}; expected a whole number above 1, or None.")
+    ratio = values["null_text_ratio"]
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 <= ratio <= 1:
+        raise ValueError(f"config.data.null_text_ratio is {ratio!r}; expected a probability from 0 to 1.")
     gt_size, scale, source = values["gt_size"], values["scale"], values["source"]
     if gt_size % scale:
         below = gt_size // scale * scale or scale
@@ -268,5 +282,20 @@ def check(**config) -> None:
         raise ValueError(
             f"config.data.degradation is {values['degradation']!r}; expected a dict with 'kind'."
         ) from None
-    degrade.validate(settings, scale=1 if source == "pairs" else scale)
+    degrade.validate(settings, scale=1 if source in sources.PAIRED else scale)
     sources.check_place(source, values["path"], values["lq_path"])
+    _check_tokenizer(source, values["tokenizer"])
+
+
+def _check_tokenizer(source: str, tokenizer: str | None) -> None:
+    """ValueError where words would find no tokenizer, or one that cannot be read."""
+    if tokenizer:
+        try:
+            prompts.open_tokenizer(tokenizer)
+        except ValueError as error:
+            raise ValueError(f"config.data.tokenizer is {str(tokenizer)!r}. {error}") from None
+    elif source == "prepared":
+        raise ValueError(
+            f"config.data.tokenizer is {tokenizer!r}; source='prepared' has words, "
+            "which need the folder of a Stable Diffusion 2 model, or its tokenizer/."
+        )

@@ -4,7 +4,9 @@ folder    config.data.path is a folder, searched recursively           list     
 pairs     a folder of gt, and config.data.lq_path a folder of lq, matched by name without suffix
 records   ArrayRecord files: each record is the bytes of an encoded picture (PNG, JPEG, WebP, ...) and nothing else
 tfds      a prepared TensorFlow dataset: its folder, or its name       demo      the photographs of this package
-Listing reads names alone; no file is opened before its turn. A picture is a dict: "gt", and "lq" where it is paired.
+prepared  a folder laid out by the public scripts of SeeSR's family: gt, sr_bicubic, tag, tch (prepared.py)
+Listing reads names alone; no file is opened before its turn. A picture is a dict: "gt"; "lq" where it is paired, as
+large as gt or a whole fraction of it; and of prepared folders "words" and "tch".
 """
 
 import os
@@ -14,9 +16,10 @@ from typing import Protocol
 import numpy as np
 
 from tadsr_jax import images
-from tadsr_jax.data import demo
+from tadsr_jax.data import demo, prepared
+from tadsr_jax.data.files import Files, by_stem, picture_names
 
-Picture = dict[str, np.ndarray]
+Picture = dict[str, np.ndarray | str]
 
 
 class Source(Protocol):
@@ -29,63 +32,8 @@ class Source(Protocol):
     def read(self, i: int) -> Picture: ...
 
 
-class Files:
-    """Picture files by their paths below `root`."""
-
-    def __init__(self, root: Path, names: list[str]):
-        self.root, self.names, self.place = root, names, str(root)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def name(self, i: int) -> str:
-        return self.names[i]
-
-    def read(self, i: int) -> Picture:
-        return {"gt": _read(self.root / self.names[i])}
-
-
-def _read(path: Path) -> np.ndarray:
-    try:
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{path}: no picture (no ordinary file).")  # opening a named pipe would wait for ever
-        return images.read(path)
-    except OSError as error:  # gone since it was listed, or unreadable
-        raise ValueError(f"{path}: cannot be read ({error.strerror or type(error).__name__}).") from None
-
-
-def _list_pictures(root: Path) -> tuple[list[str], int]:
-    """Names below `root` with a picture's suffix in any letter case, in order of their paths; the number of others.
-
-    Folders behind symbolic links are searched too, each real folder once, so that links in a circle end.
-    """
-    names, others, seen = [], 0, set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders.sort()
-        below = os.path.relpath(folder, root)
-        pictures = [name for name in files if name.lower().endswith(images.SUFFIXES) and not name.startswith(".")]
-        names += pictures if below == "." else [os.path.join(below, name) for name in pictures]
-        others += len(files) - len(pictures)
-    return sorted(names), others
-
-
-def _folder_names(root: Path, key: str) -> list[str]:
-    names, others = _list_pictures(root)
-    if not names:
-        raise ValueError(
-            f"config.data.{key} is {str(root)!r}, but no file in or below it has the suffix of a picture "
-            f"({', '.join(images.SUFFIXES)}; {others} other files)."
-        )
-    return names
-
-
 def _folder(path: str, **_) -> Files:
-    return Files(Path(path), _folder_names(Path(path), "path"))
+    return Files(Path(path), picture_names(Path(path), "path"))
 
 
 def _list(path: str, **_) -> Files:
@@ -121,8 +69,7 @@ class Pairs:
 
 
 def _pairs(path: str, lq_path: str, scale: int = 1, **_) -> Pairs:
-    gt = {os.path.splitext(name)[0]: name for name in _folder_names(Path(path), "path")}
-    lq = {os.path.splitext(name)[0]: name for name in _folder_names(Path(lq_path), "lq_path")}
+    gt, lq = by_stem(picture_names(Path(path), "path")), by_stem(picture_names(Path(lq_path), "lq_path"))
     both = sorted(gt.keys() & lq.keys())
     if not both:
         raise ValueError(
@@ -238,7 +185,20 @@ def _demo(is_training: bool = True, **_) -> Demo:
     return Demo(is_training=is_training)
 
 
-SOURCES = {"folder": _folder, "list": _list, "pairs": _pairs, "records": _records, "tfds": _tfds, "demo": _demo}
+def _prepared(path: str, **_) -> prepared.Prepared:
+    return prepared.Prepared(Path(path))
+
+
+SOURCES = {
+    "folder": _folder,
+    "list": _list,
+    "pairs": _pairs,
+    "records": _records,
+    "tfds": _tfds,
+    "demo": _demo,
+    "prepared": _prepared,
+}
+PAIRED = ("pairs", "prepared")  # lq comes with gt, and is not degraded
 
 
 def check_place(source: str, path: str | None, lq_path: str | None = None) -> None:
@@ -256,10 +216,12 @@ def check_place(source: str, path: str | None, lq_path: str | None = None) -> No
             continue
         if not os.path.exists(place):
             raise ValueError(f"config.data.{key} is {str(place)!r}, which does not exist; source={source!r} reads it.")
-        if source in ("folder", "pairs") and not os.path.isdir(place):
+        if source in ("folder", *PAIRED) and not os.path.isdir(place):
             raise ValueError(f"config.data.{key} is {str(place)!r}, which is no folder; source={source!r} needs one.")
         if source == "list" and not os.path.isfile(place):
             raise ValueError(f"config.data.path is {str(place)!r}, which is no text file; source='list' reads one.")
+        if source == "prepared":
+            prepared.check_folder(Path(place))
 
 
 def open_source(source: str, path: str | None, *, lq_path: str | None = None, **options) -> Source:

@@ -151,9 +151,9 @@ def _open(folder: Path, dtype: str | None = None) -> tuple[dict, Family, dict]:
         shapes = expected_shapes(family)
     except Exception as error:  # whatever a stranger's numbers can make a constructor raise
         raise ValueError(f"{folder / 'bundle.json'}: these settings make no model: {error}") from None
-    if info.get("steps", 1) > family.schedule.num_steps:
+    if info.get("steps", 1) > family.longest:
         raise ValueError(
-            f"{folder / 'bundle.json'}: 'steps' is {info['steps']}; its schedule has {family.schedule.num_steps}."
+            f"{folder / 'bundle.json'}: 'steps' is {info['steps']}; this model takes {family.longest} at most."
         )
     return info, family, shapes
 

@@ -79,6 +79,11 @@ class Family:
     features: Callable  # same arguments -> [feature maps of the denoiser's encoder], for discriminators
     init: Callable  # key -> {name of a network: params}, jitted inside eval_shape or jit
     sample: Callable  # (params, lq, noise, *, steps, extra, stochastic) -> image: what a user runs
+    longest: int  # the most steps that `sample` takes: what a teacher is sampled with
+    sampler: str = "deterministic"  # how it takes more than one step by default: this, or "stochastic"
+    color_fix: str = "none"  # what its pictures need by default: this, "wavelet" or "adain"
+    predict_eps: Callable | None = None  # as predict_z0, where the denoiser predicts the noise
+    states: Callable | None = None  # (frozen, picture) -> what a tagger sees in it, where the family has one
 
     @property
     def fixed(self) -> tuple[str, ...]:

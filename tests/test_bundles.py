@@ -191,7 +191,7 @@ def test_a_stranger_cannot_name_a_file_elsewhere(folder, path):
         ({"networks": {}}, "no network 'student'"),
         ({"steps": 0}, "'steps' is 0; expected a whole number, 1 or more"),
         ({"steps": True}, "'steps' is True; expected"),
-        ({"steps": 5}, "'steps' is 5; its schedule has 4"),
+        ({"steps": 5}, "'steps' is 5; this model takes 4"),
         ({"sampler": "euler"}, "'sampler' is 'euler'; expected one of deterministic, stochastic"),
         ({"color_fix": ["adain"]}, "'color_fix' is ['adain']; expected one of none, wavelet, adain"),
     ],

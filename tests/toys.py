@@ -47,6 +47,7 @@ def toy_family(calls: list | None = None, **diffusion) -> Family:
         features=features,
         init=None,
         sample=None,
+        longest=schedule.num_steps,
     )
 
 
@@ -128,5 +129,6 @@ def repeating_bundle(
         features=None,
         init=None,
         sample=sample,
+        longest=4,
     )
     return Bundle(family=family, params={"student": {"gain": jnp.float32(0.01)}}, info={"steps": 1} | info)

@@ -31,20 +31,23 @@ class Sampler:
 
     def __init__(self, family: Family, pairs: list[dict], *, seed: int = 0):
         self._family, self._pairs, self._seed = family, pairs, seed
-        self._sample = jax.jit(family.sample, static_argnames="steps")
+        self._sample = jax.jit(family.sample, static_argnames=("steps", "stochastic"))
 
-    def noise(self, index: int) -> np.ndarray:
-        """The latent noise of picture `index`: a function of the seed and the index alone."""
-        shape = (1, *self._family.latent(*self._pairs[index]["lq"].shape[:2]))
+    def noise(self, index: int, *, draws: tuple[int, ...] = ()) -> np.ndarray:
+        """The latent noise of picture `index`, (1, *draws, h, w, c): a function of the seed and the index alone."""
+        shape = (1, *draws, *self._family.latent(*self._pairs[index]["lq"].shape[:2]))
         # The tag keeps it apart from the generator that degraded the picture.
         return np.random.default_rng([self._seed, index, _NOISE]).standard_normal(shape, np.float32)
 
     def __call__(self, denoiser, fixed: dict, *, steps: int) -> list[np.ndarray]:
         """8-bit pictures (s h, s w, 3) of all pairs; `fixed` holds the parameters of the other networks, by name."""
         params = {"student": denoiser, **fixed}
+        stochastic = steps > 1 and self._family.sampler == "stochastic"
+        draws = (steps + 1,) if stochastic else ()
         pictures = []
         for index, pair in enumerate(self._pairs):
-            image = self._sample(params, pair["lq"][None], self.noise(index), steps=steps)
+            noise = self.noise(index, draws=draws)
+            image = self._sample(params, pair["lq"][None], noise, steps=steps, stochastic=stochastic)
             pictures.append(_levels(np.asarray(image[0])))
         return pictures
 

@@ -170,4 +170,5 @@ def assemble(
         features=features,
         init=init,
         sample=sample,
+        longest=schedule.num_steps,
     )

@@ -92,7 +92,7 @@ def _evaluator(job: Job, frozen: dict, sampler):
 
     def evaluate(state: TrainState) -> tuple[dict, dict]:
         if "teacher" in frozen and "teacher" not in known:
-            known["teacher"] = sampler(frozen["teacher"], fixed, steps=family.schedule.num_steps)
+            known["teacher"] = sampler(frozen["teacher"], fixed, steps=family.longest)
         columns, figures = dict(known), {}
         for who, params in (("student", state.params["student"]), ("ema", state.ema)):
             pictures = sampler(params, fixed, steps=steps)
@@ -108,7 +108,7 @@ def _finish(job: Job, workdir: Path, name: str, state: TrainState, frozen: dict,
     """Bundle, report.json and comparison.png of the averaged student. `seconds`: what training took."""
     started = time.monotonic()
     config, family, pairs = job.config, job.family, job.pairs
-    steps, all_steps = job.recipe.sample_steps, family.schedule.num_steps
+    steps, all_steps = job.recipe.sample_steps, family.longest
     fixed = _fixed(family, frozen)
     bundle = bundle_of(config, family, job.recipe, state, fixed)
     write_bundle(workdir / "bundle", bundle)

@@ -136,6 +136,8 @@ def bundle_of(
         "recipe": config["recipe"],
         "scale": family.scale,
         "steps": recipe.sample_steps,
+        "sampler": family.sampler,
+        "color_fix": family.color_fix,
         "checkpoint": {"step": int(state.step), "weights": weights},
         "config": config,
         "sources": sources | {"pictures": config["data"].get("path") or config["data"]["source"]},

@@ -230,7 +230,7 @@ class Upscaler:
     # --- what a call asks for -----------------------------------------------------------------------------------------
 
     def _options(self, scale, steps, sampler, seed, tile, color_fix) -> Options:
-        longest = self._family.schedule.num_steps
+        longest = self._family.longest
         steps = self.info.get("steps", 1) if steps is None else steps
         _check_choice("steps", steps, range(1, longest + 1), f"a whole number from 1 to {longest}")
         sampler = self.info.get("sampler", "deterministic") if sampler is None else sampler

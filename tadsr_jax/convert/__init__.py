@@ -4,5 +4,6 @@ public       whole models: files into a bundle (`resshift`), a network into a fi
 presets      the public releases by name                   settings     public configurations as our settings
 names        public parameter names and layouts <-> our paths
 torch_file   reads .pth, .ckpt, .safetensors (safe_pickle: pickles as data)        torch_save   writes them
-lpips        the two files of LPIPS
+sd_folder    folders of Stable Diffusion people, RAM, DAPE and DINO files (sd_files: shards; sd_names: old names;
+             lora: low-rank updates merged)             lpips        the two files of LPIPS
 """

@@ -35,8 +35,8 @@ KERNEL_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
 ORDER = (
     "weight bias weight_orig weight_u weight_v relative_position_bias_table relative_position_index attn_mask",
     "time_embed feature_extractor input_blocks middle_block output_blocks",
-    "conv_in time_embedding controlnet_cond_embedding down_blocks controlnet_down_blocks controlnet_mid_block up_blocks",
-    "mid_block attentions resnets image_attentions downsamplers upsamplers",
+    "conv_in time_embedding controlnet_cond_embedding down_blocks controlnet_down_blocks controlnet_mid_block",
+    "up_blocks mid_block attentions resnets image_attentions downsamplers upsamplers",
     "heads main fn cmapper cls in_layers emb_layers out_layers skip_connection out",
     "cls_token pos_embed mask_token patch_embed patch_unembed blocks qkv proj fc1 fc2",
     "text_model embeddings token_embedding position_embedding self_attn k_proj v_proj q_proj out_proj layer_norm1",

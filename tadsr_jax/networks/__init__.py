@@ -4,10 +4,10 @@ layers            convolution, dense, group norm, time embedding, work in bounde
 convolution, norms   the arithmetic of these: 3x3 convolutions in the form that suits the platform
 swin, unet_swin   the Swin U-Net of ResShift, SinSR and TAD-SR       vq, space_to_depth   autoencoders
 unet_small        the small U-Net of the examples                    perceptual           backbones of LPIPS
-unet_sd, controlnet, controlled_unet   the denoiser of SeeSR, AddSR and TAD-SeeSR, of blocks_sd; public_sd: its configs
+unet_sd, controlnet, controlled_unet   the denoiser of SeeSR, AddSR and TAD-SeeSR (blocks_sd; public_sd: its configs)
 kl, kl_tiled      the autoencoder of Stable Diffusion                clip_text            its text encoder
-ram, swin_encoder the tagger of SeeSR                                dino, diffaugment    what AddSR's discriminator sees
-discriminators, spectral_norm   the three discriminators             parts, resize        learning in part; torch's resizes
+ram, swin_encoder the tagger of SeeSR                                dino, diffaugment    what AddSR's judge sees
+discriminators, spectral_norm   the three discriminators             parts, resize        learning in part; resizing
 
 Submodules are called as in the public checkpoints, dots included, so that a parameter's path is its public name.
 A module's `example_inputs()` are the shapes of a smallest legal call, for the two functions below.

@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 
 def picked(params: dict, is_trained: Callable[[tuple[str, ...]], bool]) -> dict:
-    """The leaves of `params` at whose paths (modules, then leaf) the predicate holds. ValueError where it never does."""
+    """The leaves of `params` at whose paths (modules, then leaf) the predicate holds; ValueError if there are none."""
     part = {path: leaf for path, leaf in flatten_dict(params).items() if is_trained(path)}
     if not part:
         raise ValueError("none of these parameters would be trained; expected a network with image attentions.")

@@ -5,11 +5,14 @@ Per-sample results, (b,); recipes take batch means and weights. `mean_hwc` is th
 mse                        distillation and regression          hinge_discriminator   real up, fake down
 score_distillation         HSD and SDS                          hinge_generator       fake up
 covariance_penalty         SinSR's inverted noise is white      lpips_distance        perceptual distance of features
+distillation               distance to a teacher's predictions  time_adaptive_weight  of it, at a step of AddSR
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+TIME_ADAPTIVE = {"exponential": lambda s: 0.5 * 2.1 ** (s - 1.0), "linear": lambda s: 0.2 * s + 0.5}
 
 
 def mean_hwc(x):
@@ -56,6 +59,24 @@ def covariance_penalty(residual, std, *, patch=8):
     covariance = jnp.einsum("bncp,bncq->bcpq", centred, centred) / (rows * columns - 1)
     target = jnp.square(std) * jnp.eye(patch**2, dtype=residual.dtype)
     return jnp.sum(jnp.mean(jnp.square(covariance - target), axis=(2, 3)), axis=1)
+
+
+def distillation(prediction, targets, weights):
+    """mean_k w_k mean_hwc((x_k - x)^2): distance to a teacher's k predictions    [ADD, arXiv 2311.17042; AddSR, L_dis].
+
+    Shapes: prediction x (b, h, w, c), targets x_k (k, b, h, w, c), weights w_k (k, b) -> (b,). AddSR's pictures are in
+    [0, 1], and w_k = sqrt(abar) at the time of the teacher's k-th noise: it is trusted where it sees most of x.
+    """
+    return jnp.mean(weights * jax.vmap(mse, in_axes=(None, 0))(prediction, targets), axis=0)
+
+
+def time_adaptive_weight(s, *, form="exponential"):
+    """Weight of AddSR's distillation at the s-th of its times 999, 749, 499, 249; s from 1 to 4    [AddSR, TA-ADD].
+
+        exponential   0.5 2.1^(s - 1)      linear   0.2 s + 0.5, a form that the released code has commented out
+    The first step is left to the discriminator, for sharp pictures; later ones must keep to the teacher.
+    """
+    return TIME_ADAPTIVE[form](jnp.asarray(s, jnp.float32))
 
 
 def lpips_distance(features_a, features_b, heads):

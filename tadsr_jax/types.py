@@ -8,7 +8,8 @@ Arrays are NHWC, pictures float32 RGB in [-1, 1]. Notation: docs/notation.md.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -58,6 +59,11 @@ class Recipe(NamedTuple):
     discriminator_loss: Callable | None = None  # (discriminator, stats, outputs, frozen, batch, draws) -> the same
     sample_steps: int = 1  # deterministic steps that the trained model samples with: all of a teacher's
     first_step_full_rate: bool = False  # as a public trainer sets the rate, see `train.learning_rate`
+    trained: Callable | None = (
+        None  # (path) -> whether that leaf of the student learns; None: all do. The whole student
+    )
+    # is then frozen["student"], and params["student"] has the leaves that learn (networks.parts)
+    reads: Mapping[str, nn.Module] = MappingProxyType({})  # fixed networks of the method, not of the model, in `frozen`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: a family can be a static argument of jit

@@ -90,3 +90,16 @@ def test_lpips_has_a_finite_gradient_where_all_features_are_off():
     off, on = np.zeros((1, 1, 1, 3), np.float32), np.ones((1, 1, 1, 3), np.float32)
     gradient = jax.grad(lambda f: losses.lpips_distance([f], [on], [jnp.ones(3)])[0].sum())(off)
     assert np.isfinite(gradient).all()
+
+
+def test_the_distillation_is_the_weighted_distance_to_every_prediction_of_the_teacher():
+    x, teacher, weights = normal(2, 3, 4, 3), normal(4, 2, 3, 4, 3), np.abs(normal(4, 2))
+    want = sum(weights[k] * ((teacher[k] - x) ** 2).mean((1, 2, 3)) for k in range(4)) / 4
+    np.testing.assert_allclose(losses.distillation(x, teacher, weights), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("form", "weights"), [("exponential", [0.5, 1.05, 2.205, 4.6305]), ("linear", [0.7, 0.9, 1.1, 1.3])]
+)
+def test_the_weight_of_the_distillation_grows_from_step_to_step(form, weights):
+    np.testing.assert_allclose(losses.time_adaptive_weight(np.arange(1, 5), form=form), weights, rtol=1e-6)

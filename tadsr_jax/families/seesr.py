@@ -22,7 +22,14 @@ from tadsr_jax.networks.controlled_unet import ControlledUNet
 from tadsr_jax.networks.kl import AutoencoderKL
 from tadsr_jax.networks.ram import RAM
 
+NO_WORDS = (49406, 49407, *(0,) * 75)  # an empty text as SD-2's tokenizer writes it: start, end, padding
 SCALING = 0.18215  # latents of SD have a deviation of 1 / 0.18215; the diffusion's have one of 1
+
+
+def enlarge(lq, scale: int):
+    """Bicubic enlargement (a = -0.5), as Pillow's, which the public scripts use: (n, h, w, 3) -> (n, s h, s w, 3)."""
+    n, h, w, c = lq.shape
+    return jax.image.resize(lq, (n, scale * h, scale * w, c), "cubic")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,11 +64,13 @@ def words(
     *,
     scaling: float = SCALING,
     tagger_size: int = 384,
+    no_words: tuple[int, ...] = NO_WORDS,
     encoder_tile: int | None = None,
     decoder_tile: int | None = None,
 ) -> Words:
     """The functions of a family of these networks. Those of a network that is None raise when they are called.
 
+    no_words       token ids of an empty text, what the denoiser is told where nothing else is said
     encoder_tile, decoder_tile   pixels, latent positions: what is larger is encoded or decoded as SeeSR does it, in
                                  tiles (`kl_tiled`: its ENCODER_TILE, DECODER_TILE); None, as in training: whole
     """
@@ -88,10 +97,11 @@ def words(
         return tagger.apply({"params": frozen["tagger"]}, prepared)
 
     def condition(frozen, picture, extra):
-        """`extra`: "text" (n, tokens, c), or "tokens" (n, tokens) to be encoded; and "image_states", if known."""
+        """`extra`: "text" (n, tokens, c), or "tokens" (n, tokens) to be encoded, if any; "image_states", if known."""
         text = extra.get("text")
         if text is None:
-            text = text_encoder.apply({"params": frozen["text_encoder"]}, extra["tokens"])
+            tokens = extra.get("tokens", jnp.broadcast_to(jnp.asarray(no_words), (len(picture), len(no_words))))
+            text = text_encoder.apply({"params": frozen["text_encoder"]}, tokens)
         image_states = extra.get("image_states")
         if image_states is None:
             image_states = states(frozen, picture, clip=True)

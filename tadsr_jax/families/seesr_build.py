@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from tadsr_jax.config import bind
 from tadsr_jax.diffusion.ddpm import FEW_STEPS, ddpm_schedule
 from tadsr_jax.families import seesr_sampling
-from tadsr_jax.families.seesr import Words, words
+from tadsr_jax.families.seesr import NO_WORDS, Words, enlarge, words
 from tadsr_jax.networks import configured, init_variables
 from tadsr_jax.networks.clip_text import CLIPTextModel
 from tadsr_jax.networks.controlled_unet import ControlledUNet
@@ -22,13 +22,6 @@ from tadsr_jax.networks.unet_sd import SDUNet
 from tadsr_jax.types import Family
 
 STEPS = 50  # of SeeSR's own sampling
-NO_WORDS = (49406, 49407, *(0,) * 75)  # an empty text as SD-2's tokenizer writes it: start, end, padding
-
-
-def enlarge(lq, scale: int):
-    """Bicubic enlargement (a = -0.5), as Pillow's, which the public scripts use: (n, h, w, 3) -> (n, s h, s w, 3)."""
-    n, h, w, c = lq.shape
-    return jax.image.resize(lq, (n, scale * h, scale * w, c), "cubic")
 
 
 def _denoiser(unet: dict, controlnet: dict, shared: dict) -> ControlledUNet:
@@ -69,7 +62,7 @@ def build(
     }
     _check_fit(networks, scale=scale)
     schedule = ddpm_schedule(**bind(ddpm_schedule, "config.diffusion", diffusion))
-    vocabulary = words(*networks.values(), schedule, tagger_size=networks["tagger"].image_size)
+    vocabulary = words(*networks.values(), schedule, tagger_size=networks["tagger"].image_size, no_words=no_words)
     factor = networks["autoencoder"].factor
 
     def init(key):
@@ -88,7 +81,7 @@ def build(
         latent=latent,
         extras=(),
         init=init,
-        sample=sampler(vocabulary, scale=scale, no_words=no_words),
+        sample=sampler(vocabulary, scale=scale),
         longest=STEPS,
         sampler="stochastic",
         color_fix="adain",
@@ -113,7 +106,7 @@ def _check_fit(networks: dict, *, scale: int) -> None:
         raise ValueError(f"config.scale is {scale}; expected a divisor of {factor}, a pixel's share of the latent.")
 
 
-def sampler(words: Words, *, scale: int, no_words: tuple[int, ...]):
+def sampler(words: Words, *, scale: int):
     """The family's `sample`."""
 
     def sample(params, lq, noise, *, steps: int, extra: dict | None = None, stochastic: bool = False):
@@ -121,14 +114,12 @@ def sampler(words: Words, *, scale: int, no_words: tuple[int, ...]):
 
         noise    (n, h, w, c) of the start, for one step; for more, with `stochastic`, (n, steps + 1, h, w, c): that of
                  the start and that of each step. The latent of the picture is its mean.
-        extra    what is known of the picture: "tokens" or "text", "image_states"; "negative_text" for guidance
+        extra    what is known of the picture, as for `words.condition`; "negative_text" for guidance
         """
         if steps > 1 and not stochastic:
             raise ValueError(f"steps is {steps}; this family draws noise at every step: stochastic=True.")
         picture = enlarge(lq, scale)
         extra = dict(extra or {})
-        if "text" not in extra:
-            extra.setdefault("tokens", jnp.broadcast_to(jnp.asarray(no_words), (len(lq), len(no_words))))
         if "image_states" not in extra:  # of the small picture, as the public scripts have it
             extra["image_states"] = words.states(params, lq, mode="bilinear")
         known = words.condition(params, picture, extra)

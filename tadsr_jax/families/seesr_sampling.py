@@ -5,6 +5,7 @@
     few_steps    z_T --(eps)--> z0 --(decode)--> picture --(noised again; shown to the next step)--> ..      [AddSR]
                  one step of them is the sampler of TAD-SeeSR
     guided       classifier-free guidance           tiled       large latents, tile by tile
+    refine       what a step is told after another
 
 `known` is what `words.condition` made of the enlarged picture; `params` has "student" beside the frozen networks. Noise
 is an argument wherever there is any. The compiled program of a sampler holds the denoiser once, and the decoder too.
@@ -115,6 +116,15 @@ def many_steps(
     return words.decode(params, z0), made
 
 
+def refine(words: Words, frozen, prediction, known: dict, *, share: float) -> dict:
+    """What the next step is told: a picture drawn towards the `prediction` in [0, 1], and its image states    [AddSR].
+
+    picture = lq + share (prediction - lq),   states = tagger(picture)            prediction-based self-refinement
+    """
+    picture = known["picture"] + share * (prediction - known["picture"])
+    return known | {"picture": picture, "image_states": words.states(frozen, 2 * picture - 1)}
+
+
 def few_steps(
     words: Words,
     params,
@@ -130,8 +140,7 @@ def few_steps(
     """The picture (n, f h, f w, 3), not clipped, by 1 to 4 steps at 999, 749, 499, 249; and the trajectory    [AddSR].
 
         z0 = (z_t - sqrt(1 - abar_t) eps(z_t, t, picture_t, states_t)) / sqrt(abar_t)
-        picture_{t'} = lq + refinement (decode(z0) - lq),   states_{t'} = tagger(picture_{t'})     prediction-based
-        z_{t'} = add_noise(z0, t', step_noise(i)),          t' the next step                       self-refinement
+        picture_{t'}, states_{t'} = refine(decode(z0)),     z_{t'} = add_noise(z0, t', step_noise(i)),    t' the next
 
     step_noise   i -> noise added after step i; needed for more than one step
     first        leaves out the steps noisier than this one, to which z_T was noised
@@ -141,8 +150,8 @@ def few_steps(
     """
     chain = words.schedule.kept(ddpm.not_after(ddpm.few_steps(steps), first))
     predict_eps = predictor(words, params["student"], **options)
-    lq, text = known["picture"], known["text"]
-    given = {"picture": lq, "image_states": known["image_states"]}
+    text = known["text"]
+    given = {name: known[name] for name in ("picture", "image_states")}
 
     def predict(z_t, t, told):
         eps = predict_eps(z_t, chain.network_time(t), told | {"text": text})
@@ -151,9 +160,8 @@ def few_steps(
 
     def refined(z0, picture, i, t):
         """z_t and what the denoiser is told at step t, the i-th, after what the step before made."""
-        picture = lq + refinement * (jnp.clip(picture, -1, 1) / 2 + 0.5 - lq)
-        states = words.states(params, 2 * picture - 1)
-        return chain.add_noise(z0, t, step_noise(i - 1)), {"picture": picture, "image_states": states}
+        told = refine(words, params, jnp.clip(picture, -1, 1) / 2 + 0.5, given, share=refinement)
+        return chain.add_noise(z0, t, step_noise(i - 1)), told
 
     if chain.num_steps == 1:  # nothing is refined: the tagger is not even compiled
         (_, picture), made = predict(z_T, 0, given)
@@ -165,5 +173,5 @@ def few_steps(
         z_t, told = jax.lax.cond(i == 0, lambda: (z_T, given), lambda: refined(*before, i, t))
         return predict(z_t, t, told)
 
-    (_, picture), made = jax.lax.scan(step, (z_T, lq), jnp.arange(chain.num_steps))
+    (_, picture), made = jax.lax.scan(step, (z_T, given["picture"]), jnp.arange(chain.num_steps))
     return picture, made

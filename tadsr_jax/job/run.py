@@ -11,8 +11,9 @@ import jax
 from tadsr_jax import bundles, checkpoints, data, loop, pictures, train
 from tadsr_jax.evaluate import report as reports
 from tadsr_jax.job.read import Job
-from tadsr_jax.job.saved import abstract_state, bundle_of, example, write_bundle
+from tadsr_jax.job.saved import abstract_state, bundle_of, example, whole_student, write_bundle
 from tadsr_jax.logs import clock, say
+from tadsr_jax.networks import parts
 from tadsr_jax.sharding import place
 from tadsr_jax.types import Bundle, Family, TrainState
 
@@ -35,7 +36,9 @@ def run(job: Job, workdir: Path, *, name: str = "") -> dict:
     workdir.mkdir(parents=True, exist_ok=True)
     if not checkpoints.exist(workdir / "checkpoints"):
         _write_json(workdir / "config.json", config)
-    frozen = {key: place(weights[key], job.mesh) for key in recipe.frozen}
+    if recipe.trained:
+        weights.setdefault("student", weights["teacher"])
+    frozen = _placed({key: weights[key] for key in recipe.frozen}, job.mesh)
     sampler = reports.Sampler(family, job.pairs, seed=config["seed"])
     state, seconds = loop.run(
         workdir,
@@ -74,8 +77,16 @@ def _initial(job: Job, weights: dict, frozen: dict) -> TrainState:
     student = weights.get("teacher", weights.get("student"))
     if student is None:
         student = jax.jit(job.family.init)(key)["denoiser"]
+    if job.recipe.trained:
+        student = parts.picked(weights["student"], job.recipe.trained)
     make = partial(train.init_state, family=job.family, recipe=job.recipe, optimizers=job.optimizers)
     return jax.jit(make)(key, student=student, frozen=frozen, batch=example(job.config))
+
+
+def _placed(trees: dict, mesh) -> dict:
+    """The trees on the devices, once each: student and teacher may be one."""
+    placed = {id(tree): place(tree, mesh) for tree in trees.values()}
+    return {name: placed[id(tree)] for name, tree in trees.items()}
 
 
 def _fixed(family: Family, frozen: dict) -> dict:
@@ -87,6 +98,7 @@ def _evaluator(job: Job, frozen: dict, sampler):
     """state -> (figures of student and average, one sheet of pictures), for the training loop."""
     family, pairs, steps = job.family, job.pairs, job.recipe.sample_steps
     gt = reports.truth(pairs)
+    whole = partial(whole_student, job.recipe, frozen.get("student"))
     known = {"LQ": reports.enlarged_lq(pairs, family.scale), "bicubic": reports.bicubic(pairs, family.scale)}
     fixed = _fixed(family, frozen)
 
@@ -95,7 +107,7 @@ def _evaluator(job: Job, frozen: dict, sampler):
             known["teacher"] = sampler(frozen["teacher"], fixed, steps=family.longest)
         columns, figures = dict(known), {}
         for who, params in (("student", state.params["student"]), ("ema", state.ema)):
-            pictures = sampler(params, fixed, steps=steps)
+            pictures = sampler(whole(params), fixed, steps=steps)
             made = reports.scores(pictures, gt, names=("psnr_y", "ssim_y"))
             figures |= {f"{metric}/{who}": value for metric, value in made.items()}
         sheet = reports.comparison(columns | {f"EMA, {steps} step(s)": pictures, "HR": gt})
@@ -110,10 +122,11 @@ def _finish(job: Job, workdir: Path, name: str, state: TrainState, frozen: dict,
     config, family, pairs = job.config, job.family, job.pairs
     steps, all_steps = job.recipe.sample_steps, family.longest
     fixed = _fixed(family, frozen)
-    bundle = bundle_of(config, family, job.recipe, state, fixed)
+    rest = frozen.get("student")
+    bundle = bundle_of(config, family, job.recipe, state, fixed, rest)
     write_bundle(workdir / "bundle", bundle)
 
-    student = sampler(state.ema, fixed, steps=steps)
+    student = sampler(whole_student(job.recipe, rest, state.ema), fixed, steps=steps)
     teacher = undistilled = None
     if "teacher" in frozen:
         teacher = sampler(frozen["teacher"], fixed, steps=all_steps)
@@ -147,7 +160,7 @@ def overview(job: Job) -> str:
     from clu import parameter_overview  # of the `train` extra, which whoever only reads a run need not have
 
     shapes = bundles.expected_shapes(job.family)
-    known = shapes | {"teacher": shapes["student"], "lpips": job.weights.get("lpips")}
+    known = job.weights | shapes | {"teacher": shapes["student"]}
     frozen = {name: known[name] for name in job.recipe.frozen}
     state = abstract_state(job.config, job.family, job.recipe, job.optimizers)
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -16,6 +16,8 @@ from tadsr_jax import bundles, checkpoints, train
 from tadsr_jax.config import plain
 from tadsr_jax.job.parts import family_settings, parts
 from tadsr_jax.job.weights import check_same_model, read_network, source_of
+from tadsr_jax.networks import abstract_variables
+from tadsr_jax.networks import parts as parts_of
 from tadsr_jax.types import Batch, Bundle, Family, PyTree, Recipe, TrainState
 
 WEIGHTS = ("ema", "raw")  # the average of the student, or the student itself
@@ -29,6 +31,7 @@ class Saved(NamedTuple):
     recipe: Recipe
     state: TrainState  # leaves are NumPy arrays
     fixed: dict[str, PyTree]  # the networks that never learn
+    rest: PyTree | None  # the whole student, where it learns in part
     step: int
 
 
@@ -47,7 +50,7 @@ def saved(workdir: Path, *, step: int | None = None) -> Saved:
         raise ValueError(f"{workdir / 'config.json'} is not a config of this version of tadsr_jax: {what}") from None
     step = _step(workdir, step)
     state = checkpoints.read(workdir / "checkpoints", shapes, step)
-    return Saved(config, family, recipe, state, _fixed(workdir, config, family), step)
+    return Saved(config, family, recipe, state, *_fixed(workdir, config, family, recipe), step)
 
 
 def _config(workdir: Path) -> dict:
@@ -76,22 +79,25 @@ def _step(workdir: Path, step: int | None) -> int:
     return step
 
 
-def _fixed(workdir: Path, config: dict, family: Family) -> dict[str, PyTree]:
-    """The networks that never learn: the copies in one of its bundles are they, and bundles move with the workdir.
+def _fixed(workdir: Path, config: dict, family: Family, recipe: Recipe) -> tuple[dict, PyTree | None]:
+    """The networks that never learn, and the whole student where it learns in part.
 
-    Before the first is written, what the config or that of its teacher names.
+    A run never changes them, so the copies in one of its bundles are they: bundles move with the workdir. Before the
+    first is written, what the config or that of its teacher names.
     """
     shapes = bundles.expected_shapes(family)
-    if not jax.tree.leaves([shapes[name] for name in family.fixed]):
-        return {name: {} for name in family.fixed}
+    if not recipe.trained and not jax.tree.leaves([shapes[name] for name in family.fixed]):
+        return {name: {} for name in family.fixed}, None
     for folder in (workdir / "bundle", workdir / "teacher" / "bundle"):
         try:
             bundle = bundles.load(folder)
             check_same_model(str(folder), family, bundle.family)
         except (ValueError, OSError):
             continue  # not there yet, or not whole
-        return {name: bundle.params[name] for name in family.fixed}
-    return {name: _named(name, workdir, config, family) for name in family.fixed}
+        fixed = {name: bundle.params[name] for name in family.fixed}
+        return fixed, bundle.params["student"] if recipe.trained else None
+    fixed = {name: _named(name, workdir, config, family) for name in family.fixed}
+    return fixed, _named("teacher", workdir, config, family) if recipe.trained else None
 
 
 def _named(name: str, workdir: Path, config: dict, family: Family) -> PyTree:
@@ -104,7 +110,7 @@ def _named(name: str, workdir: Path, config: dict, family: Family) -> PyTree:
                 "and the run has no bundle yet; write into that config.json where the file is now."
             )
         if source:
-            return read_network(name, source, family, key)
+            return read_network("denoiser" if name == "teacher" else name, source, family, key)
     raise ValueError(f"{workdir / 'config.json'}: config.init names no {name}, and the run has no bundle yet.")
 
 
@@ -112,9 +118,11 @@ def abstract_state(config: dict, family: Family, recipe: Recipe, optimizers: dic
     """The state of a run as shapes and types: nothing is computed."""
     shapes = bundles.expected_shapes(family)
     known = shapes | {"teacher": shapes["student"]}
+    known |= {name: abstract_variables(module)["params"] for name, module in recipe.reads.items()}
     frozen = {name: known[name] for name in recipe.frozen if name in known}  # LPIPS serves the loss alone
     make = partial(train.init_state, family=family, recipe=recipe, optimizers=optimizers)
-    return jax.eval_shape(make, jax.random.key(0), student=shapes["student"], frozen=frozen, batch=example(config))
+    student = parts_of.picked(shapes["student"], recipe.trained) if recipe.trained else shapes["student"]
+    return jax.eval_shape(make, jax.random.key(0), student=student, frozen=frozen, batch=example(config))
 
 
 def example(config: dict) -> Batch:
@@ -123,10 +131,18 @@ def example(config: dict) -> Batch:
     return Batch(lq=jnp.zeros((1, size // scale, size // scale, 3)), gt=jnp.zeros((1, size, size, 3)))
 
 
+def whole_student(recipe: Recipe, rest: PyTree | None, params: PyTree) -> PyTree:
+    """The student's parameters: those that learn, in their places in the whole where it learns in part."""
+    return parts_of.merged(rest, params) if recipe.trained else params
+
+
 def bundle_of(
-    config: dict, family: Family, recipe: Recipe, state: TrainState, fixed: dict, *, weights: str = "ema"
+    config: dict, family: Family, recipe: Recipe, state: TrainState, fixed: dict, rest=None, *, weights: str = "ema"
 ) -> Bundle:
-    """The student of a state as a model ready to use: its average, which is what a run is for, or the "raw" one."""
+    """The student of a state as a model ready to use: its average, which is what a run is for, or the "raw" one.
+
+    fixed   the family's networks that never learn      rest   the whole student, where it learns in part
+    """
     if weights not in WEIGHTS:
         raise ValueError(f"weights is {weights!r}; expected one of {', '.join(WEIGHTS)}.")
     sources = {key: value for key, value in config["init"].items() if value}  # whose licences go on
@@ -143,7 +159,7 @@ def bundle_of(
         "sources": sources | {"pictures": config["data"].get("path") or config["data"]["source"]},
     }
     student = state.ema if weights == "ema" else state.params["student"]
-    params = {"student": jax.device_get(student), **jax.device_get(fixed)}
+    params = {"student": jax.device_get(whole_student(recipe, rest, student)), **jax.device_get(fixed)}
     return Bundle(family=family, params=params, info=info)
 
 

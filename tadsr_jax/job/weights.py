@@ -10,9 +10,9 @@ import numpy as np
 from tadsr_jax import bundles
 from tadsr_jax.convert import lpips as lpips_files
 from tadsr_jax.convert import names, torch_file
+from tadsr_jax.networks import synthetic_params
 from tadsr_jax.types import Family, Recipe
 
-INITS = ("teacher", "student", "autoencoder", "lpips_backbone", "lpips_heads")
 NEEDED = {  # key -> what to give, where a run cannot do without
     "data.path": "your training pictures (config.data.source is {source!r}): --config.data.path=FOLDER",
     "init.teacher": "the weights to distil from (resshift_realsrx4_s15_v1.pth of the ResShift releases, or a bundle "
@@ -21,6 +21,8 @@ NEEDED = {  # key -> what to give, where a run cannot do without
     "--config.init.autoencoder=FILE",
     "init.lpips_backbone": "VGG-16 for config.losses.perceptual (vgg16-397923af.pth of torchvision): "
     "--config.init.lpips_backbone=FILE",
+    "init.dino": "DINO's ViT-S/16 for the discriminator (dino_deitsmall16_pretrain.pth): --config.init.dino=FILE",
+    "init.dinov2": "DINOv2's ViT-S/14 for the discriminator (dinov2_vits14_pretrain.pth): --config.init.dinov2=FILE",
     "init.lpips_heads": "the LPIPS heads for config.losses.perceptual (weights/v0.1/vgg.pth of the lpips package): "
     "--config.init.lpips_heads=FILE",
 }
@@ -31,17 +33,28 @@ def check_needs(config: dict, family: Family, recipe: Recipe, *, trains_teacher:
     init, missing = config["init"], []
     if config["data"].get("source") != "demo" and config["data"].get("path") is None:
         missing.append("data.path")
-    if "teacher" in recipe.frozen and not init.get("teacher") and not trains_teacher:
-        missing.append("init.teacher")
-    shapes = bundles.expected_shapes(family)
-    for name in family.fixed:
-        if jax.tree.leaves(shapes[name]) and not (source_of(name, init) or trains_teacher):
-            missing.append(f"init.{name}")
-    if "lpips" in recipe.frozen:
-        missing += [f"init.{key}" for key in ("lpips_backbone", "lpips_heads") if not init.get(key)]
+    if not init.get("synthetic"):
+        if "teacher" in recipe.frozen and not init.get("teacher") and not trains_teacher:
+            missing.append("init.teacher")
+        shapes = bundles.expected_shapes(family)
+        for name in family.fixed:
+            if jax.tree.leaves(shapes[name]) and not (source_of(name, init) or trains_teacher):
+                missing.append(f"init.{name}")
+        missing += [f"init.{key}" for key in _of_method(recipe) if not init.get(key)]
     if missing:
-        needs = "; ".join(f"config.{key}, {NEEDED[key]}" for key in missing)
+        needs = "; ".join(f"config.{key}, {_need(key)}" for key in missing)
         raise ValueError(f"needed, but not set: {needs}.".format(source=config["data"].get("source")))
+
+
+def _need(key: str) -> str:
+    """What to give for a key, and how."""
+    name = key.removeprefix("init.")
+    return NEEDED.get(key, f"a bundle that holds the {name}: --config.init.{name}=FOLDER")
+
+
+def _of_method(recipe: Recipe) -> list[str]:
+    """Keys of config.init for networks that belong to the method."""
+    return [*(("lpips_backbone", "lpips_heads") if "lpips" in recipe.frozen else ()), *recipe.reads]
 
 
 def source_of(name: str, init: dict) -> str | None:
@@ -51,29 +64,19 @@ def source_of(name: str, init: dict) -> str | None:
 
 
 def read_weights(config: dict, family: Family, recipe: Recipe) -> dict:
-    """Read what config.init names. What a teacher that is trained first will bring is left out."""
-    init = config["init"]
-    read = {*family.fixed, "teacher" if "teacher" in recipe.frozen else "student"}
-    read |= {"lpips_backbone", "lpips_heads"} if "lpips" in recipe.frozen else set()
-    for key, value in init.items():
-        if key not in INITS:
-            raise ValueError(f"config.init.{key} is unknown; expected {', '.join(INITS)}.")
-        if value is not None and key not in read:
-            raise ValueError(
-                f"config.init.{key} is {value!r}, which recipe {config['recipe']!r} with these losses does not read; "
-                f"it reads {', '.join(sorted(read))}."
-            )
-        if value is not None and not isinstance(value, str | os.PathLike):
-            raise ValueError(f"config.init.{key} is {value!r}; expected the path of a weights file or of a bundle.")
-        if value is not None and not Path(value).exists():
-            raise ValueError(
-                f"config.init.{key} is {value!r}, which does not exist; expected a weights file or a bundle."
-            )
-    weights = {}
+    """Read what config.init names. What a teacher that is trained first will bring is left out.
+
+    With `synthetic`, networks that nothing is named for are drawn at random: the whole job can be tried without files.
+    """
+    init = dict(config["init"])
+    synthetic = init.pop("synthetic", None)
+    if synthetic not in (None, True, False):
+        raise ValueError(f"config.init.synthetic is {synthetic!r}; expected True or False.")
+    _check_named(init, config["recipe"], family, recipe)
+    weights, shapes = {}, bundles.expected_shapes(family)
     for key in ("teacher", "student"):
         if init.get(key):
             weights[key] = read_network("denoiser", init[key], family, f"config.init.{key}")
-    shapes = bundles.expected_shapes(family)
     for name in family.fixed:
         if not jax.tree.leaves(shapes[name]):
             if init.get(name):
@@ -83,7 +86,37 @@ def read_weights(config: dict, family: Family, recipe: Recipe) -> dict:
             weights[name] = read_network(name, source, family, f"config.init.{name}")
     if "lpips" in recipe.frozen:
         weights["lpips"] = lpips_files.load(init["lpips_backbone"], init["lpips_heads"])
+    for name, module in recipe.reads.items():
+        if init.get(name):
+            arrays = torch_file.read(init[name])
+            weights[name] = names.to_flax(module, arrays, source=f"config.init.{name}={init[name]}")["params"]
+    if synthetic:
+        modules = {name: family.networks[name] for name in family.fixed} | recipe.reads
+        modules["teacher" if "teacher" in recipe.frozen else "student"] = family.networks["denoiser"]
+        for number, (name, module) in enumerate(modules.items()):
+            if name not in weights:
+                weights[name] = synthetic_params(module, config["seed"] + number)
     return weights
+
+
+def _check_named(init: dict, recipe_name: str, family: Family, recipe: Recipe) -> None:
+    """ValueError for keys of config.init that mean nothing, or nothing here, and for what they name."""
+    every = ("teacher", "student", *family.fixed, "lpips_backbone", "lpips_heads", *recipe.reads)
+    read = {*family.fixed, "teacher" if "teacher" in recipe.frozen else "student", *_of_method(recipe)}
+    for key, value in init.items():
+        if key not in every:
+            raise ValueError(f"config.init.{key} is unknown; expected {', '.join((*every, 'synthetic'))}.")
+        if value is not None and key not in read:
+            raise ValueError(
+                f"config.init.{key} is {value!r}, which recipe {recipe_name!r} with these losses does not read; "
+                f"it reads {', '.join(sorted(read))}."
+            )
+        if value is not None and not isinstance(value, str | os.PathLike):
+            raise ValueError(f"config.init.{key} is {value!r}; expected the path of a weights file or of a bundle.")
+        if value is not None and not Path(value).exists():
+            raise ValueError(
+                f"config.init.{key} is {value!r}, which does not exist; expected a weights file or a bundle."
+            )
 
 
 def read_network(network: str, path: str, family: Family, key: str) -> dict:

@@ -13,9 +13,12 @@ Submodules are called as in the public checkpoints, dots included, so that a par
 A module's `example_inputs()` are the shapes of a smallest legal call, for the two functions below.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tadsr_jax.config import bind
 
@@ -40,6 +43,22 @@ def init_variables(module: nn.Module, key: jax.Array, *inputs, **options) -> dic
     """
     inputs = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), inputs or module.example_inputs())
     return module.init(key, *inputs, **options)
+
+
+def synthetic_params(module: nn.Module, seed: int) -> dict:
+    """Parameters that keep deviations near one, drawn without a compile: for trials of networks that nobody trained.
+
+    Kernels and tables are normal with variance 1 / fan-in; norms are 1 and 0.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        if path[-1].key in ("scale", "bias"):
+            return np.full(leaf.shape, float(path[-1].key == "scale"), np.float32)
+        fan_in = max(math.prod(leaf.shape[:-1]), 1)
+        return rng.standard_normal(leaf.shape, np.float32) / np.float32(math.sqrt(fan_in))
+
+    return jax.tree_util.tree_map_with_path(draw, abstract_variables(module).get("params", {}))
 
 
 def abstract_variables(module: nn.Module, *inputs, **options) -> dict:

@@ -1,9 +1,16 @@
 """A recipe is what a method adds to the one training step: what it draws, generates, and how it scores the outputs.
 
 teacher.py   ResShift's own training         sinsr.py   one step from many        tadsr.py   time-aware distillation
+addsr.py     SeeSR in one to four steps      tad_seesr.py   SeeSR in one          targets.py what they share
 A new method is one file with one function `recipe(family, **losses) -> Recipe`, and one line here.
 """
 
-from tadsr_jax.recipes import sinsr, tadsr, teacher
+from tadsr_jax.recipes import addsr, sinsr, tad_seesr, tadsr, teacher
 
-RECIPES = {"teacher": teacher.recipe, "sinsr": sinsr.recipe, "tadsr": tadsr.recipe}
+RECIPES = {
+    "teacher": teacher.recipe,
+    "sinsr": sinsr.recipe,
+    "tadsr": tadsr.recipe,
+    "addsr": addsr.recipe,
+    "tad_seesr": tad_seesr.recipe,
+}

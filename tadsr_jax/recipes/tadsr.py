@@ -14,6 +14,8 @@ The full text of the paper was not at hand; where the released code departs from
 and `variant` sets them all (VARIANTS).
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -44,12 +46,6 @@ VARIANTS = {
 }
 SCALINGS, NOISES, STARTS = ("once", "twice"), ("normal", "uniform"), ("own", "last")
 SCORES, SCORE_TARGETS = ("hsd", "sds"), ("teacher", "gt")
-
-
-def _choice(name: str, value, accepted):
-    if value not in accepted:
-        raise ValueError(f"config.losses.{name} is {value!r}; expected one of {', '.join(map(str, accepted))}.")
-    return value
 
 
 def _times(name: str, value: int, num_steps: int) -> int:
@@ -100,15 +96,15 @@ def recipe(
     schedule, last = family.schedule, family.schedule.num_steps - 1
     if not (regression or score or adversarial):
         raise ValueError("config.losses: regression, score and adversarial are all 0; the student would learn nothing.")
-    preset = VARIANTS[_choice("variant", variant, VARIANTS)]
-    scaling = _choice("score_input_scaling", score_input_scaling or preset["score_input_scaling"], SCALINGS)
-    score_noise = _choice("score_noise", score_noise or preset["score_noise"], NOISES)
-    disc_noise = _choice("discriminator_noise", discriminator_noise or preset["discriminator_noise"], NOISES)
-    start_noise = _choice("start_noise", start_noise or preset["start_noise"], STARTS)
+    preset = VARIANTS[targets.choice("variant", variant, VARIANTS)]
+    scaling = targets.choice("score_input_scaling", score_input_scaling or preset["score_input_scaling"], SCALINGS)
+    score_noise = targets.choice("score_noise", score_noise or preset["score_noise"], NOISES)
+    disc_noise = targets.choice("discriminator_noise", discriminator_noise or preset["discriminator_noise"], NOISES)
+    start_noise = targets.choice("start_noise", start_noise or preset["start_noise"], STARTS)
     if discriminator_times is None:
         discriminator_times = preset["discriminator_times"]
-    _choice("score_kind", score_kind, SCORES)
-    _choice("score_target", score_target, SCORE_TARGETS)
+    targets.choice("score_kind", score_kind, SCORES)
+    targets.choice("score_target", score_target, SCORE_TARGETS)
     targets.check_sampling(teacher_sampling)
     score_count = _times("score_times", score_times, last + 1)
     disc_count = _times("discriminator_times", discriminator_times, last + 1)
@@ -118,6 +114,7 @@ def recipe(
     if student_times and teacher_sampling != "deterministic":
         raise ValueError("config.losses.student_times needs teacher_sampling='deterministic'.")
     network = configured(TimeAwareDiscriminator, "config.losses.discriminator", discriminator or {})
+    logits = partial(targets.logits, network)
 
     def draw_noise(key, shape, kind):
         return jax.random.normal(key, shape) if kind == "normal" else jax.random.uniform(key, shape)
@@ -160,11 +157,6 @@ def recipe(
             return teacher_eps(z0, frozen, draws) - draws["score_eps"]
         target = draws["z_tea"] if score_target == "teacher" else draws["z_gt"]
         return teacher_eps(z0, frozen, draws) - teacher_eps(target, frozen, draws)
-
-    def logits(params, stats, features, t):
-        """The discriminator's answers, (b, all logits), and its state after one power iteration."""
-        answers, stats = network.apply({"params": params, **stats}, features, t, update_stats=True, mutable=list(stats))
-        return jnp.concatenate(answers, axis=1), stats
 
     def init_discriminator(key, outputs, draws):
         return network.init(key, outputs["features"], draws["disc_t"], update_stats=False)

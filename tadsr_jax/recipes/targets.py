@@ -1,18 +1,28 @@
-"""What the distilling recipes share: the start noise, and the teacher's answer to it."""
+"""What the distilling recipes share: the start noise, the teacher's answer to it, and the discriminator's."""
 
 from functools import partial
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from tadsr_jax.diffusion import sample
-from tadsr_jax.types import Family
+from tadsr_jax.families.seesr import Words, enlarge
+from tadsr_jax.types import Batch, Family
 
 SAMPLINGS = ("deterministic", "stochastic")
+CONDITIONS = ("gt", "lq")
+
+
+def choice(name: str, value, accepted):
+    """The value of the option `name`, refused unless it is one of `accepted`."""
+    if value not in accepted:
+        raise ValueError(f"config.losses.{name} is {value!r}; expected one of {', '.join(map(str, accepted))}.")
+    return value
 
 
 def check_sampling(sampling: str) -> None:
-    if sampling not in SAMPLINGS:
-        raise ValueError(f"config.losses.teacher_sampling is {sampling!r}; expected one of {', '.join(SAMPLINGS)}.")
+    choice("teacher_sampling", sampling, SAMPLINGS)
 
 
 def draw(family: Family, key, frozen, batch, *, sampling: str, first=None, start=None) -> dict:
@@ -48,3 +58,31 @@ def draw(family: Family, key, frozen, batch, *, sampling: str, first=None, start
         noise = lambda i: jax.random.normal(jax.random.fold_in(key_steps, i), z_T.shape)
         z_tea, _ = sample.stochastic(family.schedule, predict, z_T, noise)
     return {"condition": condition, "z_gt": z_gt, "eps": eps, "z_T": z_T, "z_tea": z_tea}
+
+
+def logits(network: nn.Module, params, stats, features, condition):
+    """A discriminator's answers to feature maps, (b, all logits), and its state after one power iteration.
+
+    condition: what else the network reads, such as the steps t (b,).
+    """
+    variables = {"params": params, **stats}
+    answers, stats = network.apply(variables, features, condition, update_stats=True, mutable=list(stats))
+    return jnp.concatenate(answers, axis=1), stats
+
+
+def enlarged(batch: Batch) -> Batch:
+    """The batch with lq in the size of gt, as SeeSR's family is shown it; prepared folders hold it so."""
+    return batch.replace(lq=enlarge(batch.lq, batch.gt.shape[1] // batch.lq.shape[1]))
+
+
+def conditions(family: Words, frozen, batch, *, teacher: str) -> tuple[dict, dict]:
+    """What the student is told, and what the teacher is told, of SeeSR's family: the same words.
+
+    The student sees lq, the teacher the ground truth ("gt"), which makes it a better judge of details, or lq as well.
+    The tagger's states of both are taken from `batch.extra` where it has them: "image_states", "gt_image_states".
+    """
+    condition = family.condition(frozen, batch.lq, batch.extra)
+    if choice("teacher_condition", teacher, CONDITIONS) == "lq":
+        return condition, condition
+    extra = {"text": condition["text"], "image_states": batch.extra.get("gt_image_states")}
+    return condition, family.condition(frozen, batch.gt, extra)

@@ -7,7 +7,7 @@ from flax.traverse_util import flatten_dict
 
 from tadsr_jax import Upscaler, bundles
 from tadsr_jax.families import FAMILIES
-from tadsr_jax.families.seesr_build import enlarge
+from tadsr_jax.families.seesr import enlarge
 from tests.tiny_seesr import SETTINGS, random_params
 
 rng = np.random.default_rng(0)

@@ -1,0 +1,67 @@
+"""The whole job of the second family, through doors that know no family: trained, resumed, exported, upscaled with."""
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from tadsr_jax import Upscaler, bundles, export, job
+from tadsr_jax.job.saved import saved
+from tadsr_jax.networks.unet_sd import is_trained
+from tests.runs import tiny_config
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """Two steps of TAD-SeeSR, the second after a restart."""
+    workdir = tmp_path_factory.mktemp("seesr") / "run"
+    for steps in (1, 2):
+        config = tiny_config("tad_seesr_x4", steps=steps, save_every=1, log_every=1)
+        job.run(job.read(config), workdir)
+    return workdir
+
+
+def test_what_is_trained_moves_and_the_rest_stays(workdir):
+    start = job.read(tiny_config("tad_seesr_x4")).weights["teacher"]
+    whole = bundles.load(workdir / "bundle").params["student"]
+    assert jax.tree.structure(whole) == jax.tree.structure(start)
+    for path, leaf in flatten_dict(start).items():
+        moved = not np.array_equal(leaf, flatten_dict(whole)[path])
+        assert not moved or is_trained(path), path
+    learnt = [path for path in flatten_dict(start) if is_trained(path)]
+    assert any(not np.array_equal(flatten_dict(start)[path], flatten_dict(whole)[path]) for path in learnt)
+
+
+def test_a_checkpoint_holds_what_is_trained_alone(workdir):
+    state = saved(workdir).state
+    assert int(state.step) == 2 and all(is_trained(path) for path in flatten_dict(state.params["student"]))
+
+
+def test_its_export_is_the_bundle_and_enlarges_pictures(workdir, tmp_path):
+    export.bundle(workdir, tmp_path / "exported")
+    here, there = (bundles.describe(folder)["networks"] for folder in (tmp_path / "exported", workdir))
+    assert {name: network["sha256"] for name, network in here.items()} == {
+        name: network["sha256"] for name, network in there.items()
+    }
+    picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    assert Upscaler.load(tmp_path / "exported")(picture).shape == (64, 64, 3)
+
+
+@pytest.mark.quick
+def test_addsr_is_read_with_all_its_networks():
+    read = job.read(tiny_config("addsr_x4"))
+    assert set(read.weights) == {"teacher", "autoencoder", "text_encoder", "tagger", "dino", "dinov2"}
+    assert read.recipe.sample_steps == 4 and set(read.recipe.reads) == {"dino", "dinov2"}
+
+
+@pytest.mark.quick
+def test_what_a_run_needs_is_told_at_once():
+    config = tiny_config("addsr_x4")
+    config["init"]["synthetic"] = False
+    with pytest.raises(ValueError) as error:
+        job.read(config)
+    for key in ("init.teacher", "init.autoencoder", "init.tagger", "init.dino,", "init.dinov2"):
+        assert f"config.{key}" in str(error.value)
+    config["init"]["synthetic"] = "yes"
+    with pytest.raises(ValueError, match=r"config\.init\.synthetic is 'yes'; expected True or False"):
+        job.read(config)

@@ -27,6 +27,7 @@ def _of(c: ConfigDict) -> ConfigDict:
             score=1.0,
             adversarial=0.2,
             target="tch",  # the teacher's pictures, or "gt"
+            times=tuple(range(20, 881, 20)),  # steps that discriminator and score term draw from
             teacher_condition="gt",  # the picture that the teacher is shown, or "lq"
             discriminator=dict(c_dim=320, embed_dim=320),
         )

@@ -1,8 +1,12 @@
 """One compilation cache for the whole test run: workers and the commands that tests start compile a program once."""
 
+import gc
 import os
 import shutil
+import sys
 import tempfile
+
+import pytest
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 
@@ -18,3 +22,12 @@ def pytest_configure(config):
 def pytest_unconfigure(config):
     if cache := getattr(config, "shared_cache", None):
         shutil.rmtree(cache, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _free_programs():
+    """What a file compiled goes with it: a worker would come to hold ten gigabytes."""
+    yield
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
+        gc.collect()

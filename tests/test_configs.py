@@ -21,21 +21,24 @@ def config_of(file: str, arg: str = ""):
     return runpy.run_path(str(CONFIGS / f"{file}.py"))["get_config"](arg)
 
 
+SEESR = [("addsr_x4", ""), ("addsr_x4", "tiny"), ("tad_seesr_x4", ""), ("tad_seesr_x4", "tiny")]
+
+
 def keywords(function, *given: str) -> set[str]:
     return set(inspect.signature(function).parameters) - set(given)
 
 
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("arg", ["", "small", "tiny"])
+@pytest.mark.parametrize(("file", "arg"), [(file, arg) for file in FILES for arg in ("", "small", "tiny")] + SEESR)
 def test_every_option_of_a_recipe_is_a_key_of_its_config(file, arg):
     config = config_of(file, arg)
     assert set(config.losses) == keywords(RECIPES[config.recipe], "family")
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", [*FILES, *dict(SEESR)])
 def test_every_setting_of_data_and_degradation_is_a_key(file):
     config = config_of(file)
-    assert set(config.data) == keywords(data.training_stream, "scale", "seed", "start")
+    words = () if config.family == "seesr" else ("tokenizer", "null_text_ratio")  # which other models do not read
+    assert set(config.data) == keywords(data.training_stream, "scale", "seed", "start", *words)
     assert set(config.data.degradation.realesrgan) == {field.name for field in dataclasses.fields(Settings)}
     assert set(config.validation) == keywords(data.validation_pairs, "scale", "seed", "degradation", "multiple")
 

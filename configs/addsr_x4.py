@@ -52,7 +52,7 @@ def full() -> ConfigDict:
         adversarial=0.02,
         two_step=0.5,  # how often a batch has two steps
         start="gt",  # the latent that training starts from, or "lq"
-        psr_weight=placeholder(float),  # share of the prediction in the second step's picture; None: as the variant says
+        psr_weight=placeholder(float),  # share of the prediction in the second picture; None: as the variant says
         psr_range=placeholder(str),  # "unit" or "signed"
         ta_weight="exponential",  # or "linear"
         ta_step=placeholder(str),  # "own" or "first"

@@ -6,7 +6,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from tadsr_jax import Upscaler, bundles, export, job
-from tadsr_jax.job.saved import saved
+from tadsr_jax.job.parts import parts
+from tadsr_jax.job.saved import abstract_state, saved
 from tadsr_jax.networks.unet_sd import is_trained
 from tests.runs import tiny_config
 
@@ -52,6 +53,16 @@ def test_addsr_is_read_with_all_its_networks():
     read = job.read(tiny_config("addsr_x4"))
     assert set(read.weights) == {"teacher", "autoencoder", "text_encoder", "tagger", "dino", "dinov2"}
     assert read.recipe.sample_steps == 4 and set(read.recipe.reads) == {"dino", "dinov2"}
+
+
+@pytest.mark.quick
+def test_a_state_towards_the_teachers_pictures_has_a_shape_before_any_picture_is_read():
+    config = tiny_config("tad_seesr_x4")
+    config["losses"]["target"] = "tch"
+    config["data"]["source"] = "prepared"
+    family, recipe, optimizers, _ = parts(config)
+    state = abstract_state(config, family, recipe, optimizers)
+    assert set(state.params) == {"student", "discriminator"}
 
 
 @pytest.mark.quick

@@ -128,7 +128,9 @@ def abstract_state(config: dict, family: Family, recipe: Recipe, optimizers: dic
 def example(config: dict) -> Batch:
     """A batch of one, for its shapes."""
     size, scale = config["data"]["gt_size"], config["scale"]
-    return Batch(lq=jnp.zeros((1, size // scale, size // scale, 3)), gt=jnp.zeros((1, size, size, 3)))
+    lq, gt = jnp.zeros((1, size // scale, size // scale, 3)), jnp.zeros((1, size, size, 3))
+    # The teacher's pictures are stored with the data; where a folder lacks them, the first batch says so.
+    return Batch(lq=lq, gt=gt, extra={"tch": gt} if config["data"].get("source") == "prepared" else {})
 
 
 def whole_student(recipe: Recipe, rest: PyTree | None, params: PyTree) -> PyTree:

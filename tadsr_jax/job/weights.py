@@ -15,16 +15,20 @@ from tadsr_jax.types import Family, Recipe
 
 NEEDED = {  # key -> what to give, where a run cannot do without
     "data.path": "your training pictures (config.data.source is {source!r}): --config.data.path=FOLDER",
-    "init.teacher": "the weights to distil from (resshift_realsrx4_s15_v1.pth of the ResShift releases, or a bundle "
-    "that configs/teacher_x4.py trained): --config.init.teacher=FILE",
-    "init.autoencoder": "the VQ autoencoder (autoencoder_vq_f4.pth of the ResShift releases, or a bundle): "
-    "--config.init.autoencoder=FILE",
     "init.lpips_backbone": "VGG-16 for config.losses.perceptual (vgg16-397923af.pth of torchvision): "
     "--config.init.lpips_backbone=FILE",
     "init.dino": "DINO's ViT-S/16 for the discriminator (dino_deitsmall16_pretrain.pth): --config.init.dino=FILE",
     "init.dinov2": "DINOv2's ViT-S/14 for the discriminator (dinov2_vits14_pretrain.pth): --config.init.dinov2=FILE",
     "init.lpips_heads": "the LPIPS heads for config.losses.perceptual (weights/v0.1/vgg.pth of the lpips package): "
     "--config.init.lpips_heads=FILE",
+}
+PUBLIC = {  # the same for the public models of a family
+    "resshift": {
+        "init.teacher": "the weights to distil from (resshift_realsrx4_s15_v1.pth of the ResShift releases, or a "
+        "bundle that configs/teacher_x4.py trained): --config.init.teacher=FILE",
+        "init.autoencoder": "the VQ autoencoder (autoencoder_vq_f4.pth of the ResShift releases, or a bundle): "
+        "--config.init.autoencoder=FILE",
+    },
 }
 
 
@@ -42,14 +46,15 @@ def check_needs(config: dict, family: Family, recipe: Recipe, *, trains_teacher:
                 missing.append(f"init.{name}")
         missing += [f"init.{key}" for key in _of_method(recipe) if not init.get(key)]
     if missing:
-        needs = "; ".join(f"config.{key}, {_need(key)}" for key in missing)
+        needs = "; ".join(f"config.{key}, {_need(key, config['family'])}" for key in missing)
         raise ValueError(f"needed, but not set: {needs}.".format(source=config["data"].get("source")))
 
 
-def _need(key: str) -> str:
+def _need(key: str, family: str) -> str:
     """What to give for a key, and how."""
     name = key.removeprefix("init.")
-    return NEEDED.get(key, f"a bundle that holds the {name}: --config.init.{name}=FOLDER")
+    known = NEEDED | PUBLIC.get(family, {})
+    return known.get(key, f"a bundle that holds the {name}: --config.init.{name}=FOLDER")
 
 
 def _of_method(recipe: Recipe) -> list[str]:

@@ -2,6 +2,7 @@
 
     BUNDLE/bundle.json           format, family, scale, steps, sampler, color_fix, sources, checksums, versions
     BUNDLE/student.safetensors   one file a network; names are paths of our parameter trees
+    BUNDLE/texts/vocab.json      what is no weights: a tokenizer, a list of tags
 
 save   arrays as they are, half precision too           load           float32 parameters, ready to sample
 describe, is_bundle   what a folder says that it holds  load_network   one network as it is stored
@@ -11,6 +12,7 @@ Nothing in it can execute. Loading checks format, checksums, names, shapes and t
 
 import hashlib
 import json
+import re
 from importlib import metadata
 from pathlib import Path
 
@@ -29,6 +31,7 @@ FORMAT = 1
 DTYPES = ("float32", "bfloat16", "float16")  # of stored arrays
 SAMPLERS = ("deterministic", "stochastic")
 COLOR_FIXES = ("none", "wavelet", "adain")
+TEXT = re.compile(r"\w[\w.-]*", re.ASCII)  # the name of a text: a plain one
 
 
 def versions() -> dict[str, str]:
@@ -62,14 +65,19 @@ def module_of(family: Family, name: str) -> nn.Module:
     return family.networks["denoiser" if name == "student" else name]
 
 
-def save(folder: Path, *, family: str, settings: dict, params: dict, info: dict) -> Path:
+def save(
+    folder: Path, *, family: str, settings: dict, params: dict, info: dict, texts: dict[str, str] | None = None
+) -> Path:
     """Write a bundle beside `folder`, then move it into its place: a half-written bundle is never seen.
 
     family, settings   name in `families.FAMILIES`, and the keywords of its `build`
     params             {"student": tree, "autoencoder": tree, ...}; arrays keep their types, which must be in DTYPES
     info               what else bundle.json says: recipe, steps, ...
+    texts              {plain name: content} of what is no weights
     """
-    folder = Path(folder)
+    folder, texts = Path(folder), dict(texts or {})
+    if strange := [name for name in texts if not TEXT.fullmatch(name)]:
+        raise ValueError(f"{strange[0]!r} cannot be the name of a text in a bundle; expected a plain file name.")
     for name, tree in params.items():
         if strange := {str(leaf.dtype) for leaf in jax.tree.leaves(tree)} - {*DTYPES}:
             raise ValueError(f"{name} has {', '.join(sorted(strange))} arrays; a bundle holds {', '.join(DTYPES)}.")
@@ -90,9 +98,19 @@ def save(folder: Path, *, family: str, settings: dict, params: dict, info: dict)
                 "parameters": int(sum(leaf.size for leaf in flat.values())),
                 "dtype": ", ".join(sorted({leaf.dtype.name for leaf in flat.values()})),
             }
-        text = {"format": FORMAT, "family": family, "settings": settings, "networks": files, "versions": versions()}
-        (fresh / "bundle.json").write_text(json.dumps(text | info, indent=1) + "\n")
+        about = {"format": FORMAT, "family": family, "settings": settings, "networks": files, "versions": versions()}
+        if texts:
+            about["texts"] = _write_texts(fresh / "texts", texts)
+        (fresh / "bundle.json").write_text(json.dumps(about | info, indent=1) + "\n")
     return folder
+
+
+def _write_texts(folder: Path, texts: dict[str, str]) -> dict:
+    """Write the texts; what bundle.json says of them."""
+    folder.mkdir()
+    for name, content in texts.items():
+        (folder / name).write_bytes(content.encode())
+    return {name: {"sha256": file_sha256(folder / name)} for name in texts}
 
 
 def is_bundle(folder: Path) -> bool:
@@ -126,7 +144,7 @@ def load(folder: Path, *, dtype: str | None = None) -> Bundle:
     for name in shapes:
         stored = _read_network(folder, info, name, shapes[name])
         params[name] = jax.tree.map(lambda array: np.asarray(array, np.float32), stored)
-    return Bundle(family=family, params=params, info=info)
+    return Bundle(family=family, params=params, info=info, texts=_read_texts(folder, info))
 
 
 def load_network(folder: Path, name: str) -> tuple[nn.Module, dict]:
@@ -188,6 +206,8 @@ def _read_info(folder: Path) -> dict:
     for key, kind in (("family", str), ("settings", dict), ("networks", dict)):
         if not isinstance(info.get(key), kind):
             raise ValueError(f"{path}: {key!r} is {info.get(key)!r}; expected a {kind.__name__}.")
+    if not isinstance(info.get("texts", {}), dict):
+        raise ValueError(f"{path}: 'texts' is {info['texts']!r}; expected an object.")
     if type(info.get("steps", 1)) is not int or info.get("steps", 1) < 1:
         raise ValueError(f"{path}: 'steps' is {info['steps']!r}; expected a whole number, 1 or more.")
     for key, accepted in (("sampler", SAMPLERS), ("color_fix", COLOR_FIXES)):
@@ -198,6 +218,29 @@ def _read_info(folder: Path) -> dict:
     return info
 
 
+def _read_texts(folder: Path, info: dict) -> dict[str, str]:
+    """{name: content} of the texts, checked."""
+    texts = {}
+    for name, entry in info.get("texts", {}).items():
+        if not TEXT.fullmatch(name) or not isinstance(entry, dict):
+            raise ValueError(f"{folder / 'bundle.json'}: {name!r} is no text's name with its checksum.")
+        path = folder / "texts" / name
+        _check_file(path, entry)
+        try:
+            texts[name] = path.read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not a text ({error}).") from None
+    return texts
+
+
+def _check_file(path: Path, entry: dict) -> None:
+    """ValueError unless the file is there, with the checksum of its entry in bundle.json."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; copy the whole folder.")
+    if file_sha256(path) != entry.get("sha256"):
+        raise ValueError(f"{path}: its checksum is not the one in bundle.json; the file is damaged, copy it again.")
+
+
 def _read_network(folder: Path, info: dict, name: str, shapes) -> dict:
     """The arrays of a network as they are stored, once they have the expected checksum, names, shapes and types."""
     if name not in info["networks"]:
@@ -206,10 +249,7 @@ def _read_network(folder: Path, info: dict, name: str, shapes) -> dict:
     if not isinstance(entry, dict) or entry.get("file") != f"{name}.safetensors":  # no paths from strangers
         raise ValueError(f"{folder / 'bundle.json'}: the file of {name!r} must be {name}.safetensors.")
     path = folder / entry["file"]
-    if not path.is_file():
-        raise ValueError(f"{path} is missing; copy the whole folder.")
-    if file_sha256(path) != entry.get("sha256"):
-        raise ValueError(f"{path}: its checksum is not the one in bundle.json; the file is damaged, copy it again.")
+    _check_file(path, entry)
     try:
         found = load_file(path)
     except (SafetensorError, ValueError) as error:

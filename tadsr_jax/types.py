@@ -88,6 +88,10 @@ class Family:
     longest: int  # the most steps that `sample` takes: what a teacher is sampled with
     sampler: str = "deterministic"  # how it takes more than one step by default: this, or "stochastic"
     color_fix: str = "none"  # what its pictures need by default: this, "wavelet" or "adain"
+    smallest: int = 1  # pixels of lq's shorter side that the model was made for: less is enlarged to that before
+    # (params, texts, picture (h, w, 3), *, steps, **words) -> {name: array}: what all tiles of a picture are told, for
+    # `extra` of `sample`. `texts` are those of the bundle, `words` what a user may say, such as a prompt.
+    prepare: Callable | None = None
     predict_eps: Callable | None = None  # as predict_z0, where the denoiser predicts the noise
     states: Callable | None = None  # (frozen, picture) -> what a tagger sees in it, where the family has one
 
@@ -104,3 +108,4 @@ class Bundle:
     family: Family
     params: dict[str, PyTree]  # "student" and the frozen networks that sampling reads
     info: dict  # bundle.json: family, recipe, scale, config, steps, sources, checksums, versions
+    texts: dict[str, str] = dataclasses.field(default_factory=dict)  # {name: content}: its tokenizer, its list of tags

@@ -244,3 +244,42 @@ def test_a_replacement_that_is_killed_between_its_renames_leaves_the_former_bund
     bundles.save(folder, family="resshift", settings=SETTINGS, params=params, info={"steps": 2})
     assert bundles.load(folder).info["steps"] == 2
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"], "nothing is left beside it"
+
+
+# --- texts: what is no weights ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def worded(params, tmp_path):
+    """A bundle with a tokenizer's vocabulary and a list of tags."""
+    texts = {"vocab.json": '{"cat</w>": 0}', "tags.txt": "cat\r\nca\u0301t\n"}
+    return bundles.save(tmp_path / "worded", family="resshift", settings=SETTINGS, params=params, info={}, texts=texts)
+
+
+def test_texts_are_kept_letter_by_letter(worded, whole):
+    assert bundles.load(worded).texts == {"vocab.json": '{"cat</w>": 0}', "tags.txt": "cat\r\nca\u0301t\n"}
+    assert bundles.load(whole).texts == {} and "texts" not in bundles.describe(whole)
+
+
+def test_texts_that_are_missing_changed_or_elsewhere_are_refused(worded):
+    (worded / "texts" / "tags.txt").write_text("dog\n")
+    assert "tags.txt: its checksum is not the one" in refusal(worded)
+    (worded / "texts" / "tags.txt").unlink()
+    assert "tags.txt is missing" in refusal(worded)
+    rewrite(worded, texts={"../bundle.json": {"sha256": bundles.file_sha256(worded / "bundle.json")}})
+    assert "'../bundle.json' is no text's name" in refusal(worded)
+    rewrite(worded, texts=["tags.txt"])
+    assert "'texts' is ['tags.txt']; expected an object" in refusal(worded)
+
+
+def test_a_text_that_is_not_one_is_refused(worded):
+    (worded / "texts" / "tags.txt").write_bytes(b"\xff")
+    sha256 = bundles.file_sha256(worded / "texts" / "tags.txt")
+    rewrite(worded, texts={"tags.txt": {"sha256": sha256}})
+    assert "tags.txt: not a text" in refusal(worded)
+
+
+def test_nothing_is_written_for_a_text_with_a_path_for_a_name(params, tmp_path):
+    with pytest.raises(ValueError, match=r"'a/b' cannot be the name of a text"):
+        bundles.save(tmp_path / "x", family="resshift", settings=SETTINGS, params=params, info={}, texts={"a/b": ""})
+    assert not list(tmp_path.iterdir())

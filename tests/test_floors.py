@@ -24,6 +24,7 @@ FLOORS = {  # room -> floor; docs/architecture.md says what each is for
             "cache",
             "folders",
             "releases",
+            "tokenizer",
         ],
         0,
     ),

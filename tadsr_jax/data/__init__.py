@@ -2,7 +2,6 @@
 
 sources.py    where pictures come from: folder, list, pairs, prepared, records, tfds, demo
 files.py      names in folders, and what the files hold      prepared.py   folders of the public scripts
-prompts.py    words -> the ids that a text encoder reads
 examples.py   one picture -> one pair: choose, cut, flip, degrade
 pipeline.py   pairs -> batches in worker processes (grain); fixed pairs for validation; checks of the settings
 demo.py       the photographs that ship with the package

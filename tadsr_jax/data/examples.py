@@ -1,6 +1,7 @@
 """One example: choose a usable picture, cut it, flip it, degrade it.
 
 Example          what grain runs for each index: (index, generator) -> a training pair
+emptied          words, or none, for models that learn to do without
 centre_crop      the cut of validation pictures            nothing_usable   the message when a source has none
 Crops are those of the public trainers (BasicSR's `realesrgan_dataset.py`); order of draws: replacement pictures where
 needed, flips, crop, degradation, words; so pictures are the same with words and without.
@@ -13,7 +14,8 @@ import cv2
 import numpy as np
 
 from tadsr_jax import degrade, images
-from tadsr_jax.data import prompts, sources
+from tadsr_jax.data import sources
+from tadsr_jax.tokenizer import Tokenizer
 
 _REPORTS = 8  # unusable pictures that one example can report; a batch reports many
 _ATTEMPTS = 1000  # pictures looked at before a source is held to have none
@@ -36,7 +38,7 @@ class Example:
     rot: bool = False
     rescale_gt: bool = True
     min_size: int = 2
-    tokenizer: prompts.Tokenizer | None = None
+    tokenizer: Tokenizer | None = None
     null_text_ratio: float = 0.5
 
     def __post_init__(self):
@@ -50,7 +52,7 @@ class Example:
             pair = {"lq": lq, "gt": gt}
         example = {key: images.to_signed(image) for key, image in pair.items()}
         if self.tokenizer is not None:
-            words = prompts.emptied(picture.get("words", ""), rng, null_text_ratio=self.null_text_ratio)
+            words = emptied(picture.get("words", ""), rng, null_text_ratio=self.null_text_ratio)
             example["tokens"] = self.tokenizer(words)
         reports = np.full(_REPORTS, -1, np.int64)
         reports[: len(unusable[:_REPORTS])] = unusable[:_REPORTS]
@@ -135,6 +137,14 @@ def _mirror_up_to(image: np.ndarray, side: int) -> np.ndarray:
         bottom, right = (min(max(0, side - n), n - 1) for n in image.shape[:2])
         image = np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="reflect")
     return image
+
+
+def emptied(words: str, rng: np.random.Generator, *, null_text_ratio: float) -> str:
+    """`words`, or "" with probability `null_text_ratio`: a model learns to do without, which guidance needs.
+
+    One draw. An example's generator is a function of the seed and the example's number, and so is this.
+    """
+    return "" if rng.random() < null_text_ratio else words
 
 
 def nothing_usable(place: str, reasons: list[str]) -> str:

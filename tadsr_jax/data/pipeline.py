@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 
 from tadsr_jax import degrade, images
-from tadsr_jax.data import prompts, sources
+from tadsr_jax.data import sources
 from tadsr_jax.data.examples import Example, centre_crop, check_size, nothing_usable
+from tadsr_jax.tokenizer import open_tokenizer
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -155,7 +156,7 @@ def training_stream(
         rot=rot,
         rescale_gt=rescale_gt,
         min_size=max(2, gt_size // 4) if min_size is None else min_size,
-        tokenizer=prompts.open_tokenizer(tokenizer) if tokenizer else None,
+        tokenizer=open_tokenizer(tokenizer) if tokenizer else None,
         null_text_ratio=null_text_ratio,
     )
     epochs = 2**60 // len(opened)  # endless, but for lengths that must fit an index: `repeat(None)` overflows
@@ -291,7 +292,7 @@ def _check_tokenizer(source: str, tokenizer: str | None) -> None:
     """ValueError where words would find no tokenizer, or one that cannot be read."""
     if tokenizer:
         try:
-            prompts.open_tokenizer(tokenizer)
+            open_tokenizer(tokenizer)
         except ValueError as error:
             raise ValueError(f"config.data.tokenizer is {str(tokenizer)!r}. {error}") from None
     elif source == "prepared":

@@ -231,3 +231,11 @@ def test_a_missing_setting_is_named():
 
 def test_right_settings_pass():
     data.check(**DEMO, degradation={"kind": "bicubic"}, num_workers=3)
+
+
+def test_words_are_emptied_as_often_as_asked_and_by_the_generator_alone():
+    emptied = lambda seed, ratio: examples.emptied("cat", np.random.default_rng(seed), null_text_ratio=ratio) == ""
+    assert not any(emptied(seed, 0) for seed in range(100)) and all(emptied(seed, 1) for seed in range(100))
+    half = [emptied(seed, 0.5) for seed in range(1000)]
+    assert 450 < sum(half) < 550  # three deviations of a fair coin are 47
+    assert half == [emptied(seed, 0.5) for seed in range(1000)]

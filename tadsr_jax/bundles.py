@@ -5,7 +5,7 @@
     BUNDLE/texts/vocab.json      what is no weights: a tokenizer, a list of tags
 
 save   arrays as they are, half precision too           load           float32 parameters, ready to sample
-describe, is_bundle   what a folder says that it holds  load_network   one network as it is stored
+describe, is_bundle   what a folder says that it holds  load_network, load_texts   parts of it
 find   the bundle in a folder that may be a training run's
 Nothing in it can execute. Loading checks format, checksums, names, shapes and types against the config before use.
 """
@@ -159,6 +159,11 @@ def load_network(folder: Path, name: str) -> tuple[nn.Module, dict]:
 def describe(folder: Path) -> dict:
     """bundle.json, checked."""
     return _read_info(find(folder))
+
+
+def load_texts(folder: Path) -> dict[str, str]:
+    """{name: content} of a bundle's texts, checked."""
+    return _read_texts(find(folder), describe(folder))
 
 
 def _open(folder: Path, dtype: str | None = None) -> tuple[dict, Family, dict]:

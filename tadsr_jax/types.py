@@ -70,9 +70,7 @@ class Recipe(NamedTuple):
 class Family:
     """The words a recipe may use about a model; functions of explicit parameters."""
 
-    networks: dict[
-        str, nn.Module
-    ]  # "denoiser", which learns, and the others, which do not: convert and bundles iterate
+    networks: dict[str, nn.Module]  # "denoiser", which learns, and the others, which do not
     schedule: Any  # tables and formulas of the diffusion: diffusion.shift.ShiftSchedule
     scale: int  # output pixels per input pixel, along one side
     multiple: int  # sides of lq must be multiples of this
@@ -89,8 +87,9 @@ class Family:
     sampler: str = "deterministic"  # how it takes more than one step by default: this, or "stochastic"
     color_fix: str = "none"  # what its pictures need by default: this, "wavelet" or "adain"
     smallest: int = 1  # pixels of lq's shorter side that the model was made for: less is enlarged to that before
-    # (params, texts, picture (h, w, 3), *, steps, **words) -> {name: array}: what all tiles of a picture are told, for
-    # `extra` of `sample`. `texts` are those of the bundle, `words` what a user may say, such as a prompt.
+    # What a user may say of a picture, where there is anything: (texts of the bundle, *, steps, **words) -> request,
+    # and (params, request, picture (h, w, 3)) -> {name: array}, what all its tiles are told, for `extra` of `sample`.
+    request: Callable | None = None
     prepare: Callable | None = None
     predict_eps: Callable | None = None  # as predict_z0, where the denoiser predicts the noise
     states: Callable | None = None  # (frozen, picture) -> what a tagger sees in it, where the family has one

@@ -246,7 +246,7 @@ def test_a_replacement_that_is_killed_between_its_renames_leaves_the_former_bund
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"], "nothing is left beside it"
 
 
-# --- texts: what is no weights ------------------------------------------------------------------------------------------
+# --- texts: what is no weights ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -9,22 +9,30 @@ from tadsr_jax import Upscaler, bundles, export, job
 from tadsr_jax.job.parts import parts
 from tadsr_jax.job.saved import abstract_state, saved
 from tadsr_jax.networks.unet_sd import is_trained
+from tests import tiny_tokenizer
 from tests.runs import tiny_config
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """Two steps of TAD-SeeSR, the second after a restart."""
+    """Two steps of TAD-SeeSR with words, the second after a restart; frozen parts are stored in bfloat16."""
     workdir = tmp_path_factory.mktemp("seesr") / "run"
+    words = tiny_tokenizer.write(tmp_path_factory.mktemp("sd2"))
     for steps in (1, 2):
         config = tiny_config("tad_seesr_x4", steps=steps, save_every=1, log_every=1)
+        config["data"]["tokenizer"] = str(words)
+        for network in config["networks"].values():
+            if isinstance(network, dict):
+                network["dtype"] = "bfloat16"
         job.run(job.read(config), workdir)
     return workdir
 
 
-def test_what_is_trained_moves_and_the_rest_stays(workdir):
-    start = job.read(tiny_config("tad_seesr_x4")).weights["teacher"]
-    whole = bundles.load(workdir / "bundle").params["student"]
+def test_what_is_trained_moves_and_the_rest_stays_to_the_last_bit(workdir):
+    weights = job.read(tiny_config("tad_seesr_x4")).weights
+    start, params = weights["teacher"], bundles.load(workdir / "bundle").params
+    whole = params["student"]
+    jax.tree.map(np.testing.assert_array_equal, params["autoencoder"], weights["autoencoder"])
     assert jax.tree.structure(whole) == jax.tree.structure(start)
     for path, leaf in flatten_dict(start).items():
         moved = not np.array_equal(leaf, flatten_dict(whole)[path])
@@ -44,8 +52,10 @@ def test_its_export_is_the_bundle_and_enlarges_pictures(workdir, tmp_path):
     assert {name: network["sha256"] for name, network in here.items()} == {
         name: network["sha256"] for name, network in there.items()
     }
+    assert bundles.load_texts(tmp_path / "exported") == bundles.load_texts(workdir) != {}
     picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
-    assert Upscaler.load(tmp_path / "exported")(picture).shape == (64, 64, 3)
+    upscaler = Upscaler.load(tmp_path / "exported")
+    assert upscaler(picture, prompt="a cat").shape == (64, 64, 3)
 
 
 @pytest.mark.quick

@@ -36,6 +36,7 @@ SETTINGS = {
     },
     "diffusion": {},
     "no_words": (1, 2, 0, 0),
+    "smallest": 32,
 }
 
 

@@ -94,7 +94,7 @@ def randomised(tree, deviation: float = 0.3, seed: int = 0):
 
 
 def repeating_bundle(
-    *, scale: int = 4, multiple: int = 4, factor: int = 4, extras: tuple[str, ...] = (), **info
+    *, scale: int = 4, multiple: int = 4, factor: int = 4, extras: tuple[str, ...] = (), smallest: int = 1, **info
 ) -> Bundle:
     """A model to work out by hand: every pixel becomes a block, brighter by a hundredth of its latent position's noise.
 
@@ -113,6 +113,8 @@ def repeating_bundle(
         enlarged = jnp.repeat(jnp.repeat(lq, scale, 1), scale, 2)
         if extras:
             enlarged = jnp.where(jnp.repeat(jnp.repeat(extra["mask"], scale, 1), scale, 2) > 0, 0.5, -0.25)
+        if extra and "told" in extra:
+            enlarged += extra["told"][:, None, None, None]
         return jnp.clip(enlarged + shift, -1, 1)
 
     family = Family(
@@ -130,5 +132,6 @@ def repeating_bundle(
         init=None,
         sample=sample,
         longest=4,
+        smallest=smallest,
     )
     return Bundle(family=family, params={"student": {"gain": jnp.float32(0.01)}}, info={"steps": 1} | info)

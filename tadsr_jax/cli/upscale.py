@@ -116,6 +116,36 @@ class _Tile(click.ParamType):
     help="Take the colours of the input.",
 )
 @click.option(
+    "--prompt", metavar="WORDS", help="What is in the pictures, beside what the model sees itself. SeeSR's family."
+)
+@click.option(
+    "--negative-prompt",
+    metavar="WORDS",
+    show_default="dotted, noise, blur, lowres, smooth",
+    help="What guidance leads away from.",
+)
+@click.option(
+    "--guidance",
+    type=click.FloatRange(1),
+    metavar="X",
+    show_default="5.5",
+    help="Strength of guidance of SeeSR's 50 steps; 1: none.",
+)
+@click.option(
+    "--psr-weight",
+    type=click.FloatRange(0, 1),
+    metavar="X",
+    show_default="0.5",
+    help="AddSR's 2 to 4 steps: the share of the last prediction in the picture that the next step is shown. More adds "
+    "detail, less keeps to the input.",
+)
+@click.option(
+    "--start",
+    type=click.Choice(["lq", "noise"]),
+    show_default="lq",
+    help="Where sampling starts: at the noised picture, or at noise alone. SeeSR's family.",
+)
+@click.option(
     "-f",
     "--format",
     type=click.Choice(["png", "jpg", "jpeg", "webp", "tif", "tiff", "bmp", "keep"], case_sensitive=False),
@@ -276,7 +306,7 @@ def _foresee(upscaler, jobs, options: dict, progress, *, overwrite: bool, as_jso
     for kind, entry in known:
         report[kind].append(entry)
         progress.outcome(kind, entry)
-    planned = {key: options[key] for key in ("scale", "steps", "sampler", "tile", "batch")}
+    planned = {key: value for key, value in options.items() if key not in ("seed", "color_fix")}
     by_size = collections.defaultdict(list)
     for task in tasks:
         by_size[task.size].append(task)

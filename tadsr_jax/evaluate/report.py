@@ -27,10 +27,13 @@ _NOISE = 1
 
 
 class Sampler:
-    """A family's `sample`, compiled once a shape and number of steps, for pairs of `data.validation_pairs`."""
+    """A family's `sample`, compiled once a shape and number of steps, for pairs of `data.validation_pairs`.
 
-    def __init__(self, family: Family, pairs: list[dict], *, seed: int = 0):
-        self._family, self._pairs, self._seed = family, pairs, seed
+    texts   those of the model's bundle: what is told of a picture is what the model's user would have it told
+    """
+
+    def __init__(self, family: Family, pairs: list[dict], *, seed: int = 0, texts: dict[str, str] | None = None):
+        self._family, self._pairs, self._seed, self._texts = family, pairs, seed, texts or {}
         self._sample = jax.jit(family.sample, static_argnames=("steps", "stochastic"))
 
     def noise(self, index: int, *, draws: tuple[int, ...] = ()) -> np.ndarray:
@@ -44,10 +47,13 @@ class Sampler:
         params = {"student": denoiser, **fixed}
         stochastic = steps > 1 and self._family.sampler == "stochastic"
         draws = (steps + 1,) if stochastic else ()
+        request = self._family.request(self._texts, steps=steps) if self._family.request else None
         pictures = []
         for index, pair in enumerate(self._pairs):
             noise = self.noise(index, draws=draws)
-            image = self._sample(params, pair["lq"][None], noise, steps=steps, stochastic=stochastic)
+            told = self._family.prepare(params, request, pair["lq"]) if self._family.prepare else {}
+            extra = {name: array[None] for name, array in told.items()}
+            image = self._sample(params, pair["lq"][None], noise, steps=steps, stochastic=stochastic, extra=extra)
             pictures.append(_levels(np.asarray(image[0])))
         return pictures
 

@@ -15,9 +15,8 @@ def read(source: Path, *, weights: str = "ema", step: int | None = None) -> Bund
         raise ValueError(f"{source} is no folder; expected the workdir of a training run, or a bundle.")
     if not bundles.is_bundle(source):
         found = saved(source, step=step)
-        return bundle_of(
-            found.config, found.family, found.recipe, found.state, found.fixed, found.rest, weights=weights
-        )
+        parts = found.family, found.recipe, found.state, found.fixed, found.rest, found.texts
+        return bundle_of(found.config, *parts, weights=weights)
     if step is not None or weights != "ema":
         asked = f"weights {weights!r}" if step is None else f"step {step}"
         raise ValueError(f"{source} is a bundle and holds one model, so {asked} cannot be had; give a workdir.")

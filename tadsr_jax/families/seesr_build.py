@@ -12,6 +12,7 @@ from tadsr_jax.config import bind
 from tadsr_jax.diffusion.ddpm import FEW_STEPS, ddpm_schedule
 from tadsr_jax.families import seesr_sampling
 from tadsr_jax.families.seesr import NO_WORDS, Words, enlarge, words
+from tadsr_jax.families.seesr_input import ADDED_WORDS, SMALLEST, preparer, request
 from tadsr_jax.networks import configured, init_variables
 from tadsr_jax.networks.clip_text import CLIPTextModel
 from tadsr_jax.networks.controlled_unet import ControlledUNet
@@ -22,6 +23,8 @@ from tadsr_jax.networks.unet_sd import SDUNet
 from tadsr_jax.types import Family
 
 STEPS = 50  # of SeeSR's own sampling
+# Sides of the tiles in which larger latents are denoised: SeeSR's, and those of the models of few steps.
+TILE, TILE_OF_FEW = 96, 320
 
 
 def _denoiser(unet: dict, controlnet: dict, shared: dict) -> ControlledUNet:
@@ -40,6 +43,8 @@ def build(
     tagger: dict,
     diffusion: dict,
     no_words: tuple[int, ...] = NO_WORDS,
+    added_words: str = ADDED_WORDS["addsr"],
+    smallest: int = SMALLEST,
 ) -> Family:
     """A family from plain settings; an unknown or impossible one is a ValueError that names it.
 
@@ -48,6 +53,8 @@ def build(
     autoencoder, text_encoder, tagger   fields of `AutoencoderKL`, `CLIPTextModel`, `RAM`
     diffusion      keywords of `diffusion.ddpm.ddpm_schedule`
     no_words       token ids of an empty text, which is what the denoiser is told where nothing else is said
+    added_words    what prompts end with
+    smallest       of an enlarged picture's sides: smaller ones are enlarged before
     """
     section = "config.networks"
     parts = dict(denoiser)
@@ -85,6 +92,9 @@ def build(
         longest=STEPS,
         sampler="stochastic",
         color_fix="adain",
+        smallest=smallest // scale,
+        request=request,
+        prepare=preparer(networks["text_encoder"], networks["tagger"], no_words=no_words, added=added_words),
         **{name: getattr(vocabulary, name) for name in Words.__dataclass_fields__ if name != "schedule"},
     )
 
@@ -114,22 +124,30 @@ def sampler(words: Words, *, scale: int):
 
         noise    (n, h, w, c) of the start, for one step; for more, with `stochastic`, (n, steps + 1, h, w, c): that of
                  the start and that of each step. The latent of the picture is its mean.
-        extra    what is known of the picture, as for `words.condition`; "negative_text" for guidance
+        extra    what `seesr_input.preparer` tells of the picture, each with n in front, any of it left out; without
+                 negative_text there is no guidance
         """
         if steps > 1 and not stochastic:
             raise ValueError(f"steps is {steps}; this family draws noise at every step: stochastic=True.")
-        picture = enlarge(lq, scale)
         extra = dict(extra or {})
+        each = lambda name, default: jnp.reshape(extra.get(name, default), (-1, 1, 1, 1))  # a number a picture
+        picture = enlarge(lq, scale)
         if "image_states" not in extra:  # of the small picture, as the public scripts have it
             extra["image_states"] = words.states(params, lq, mode="bilinear")
         known = words.condition(params, picture, extra)
         begin, step_noise = (noise[:, 0], lambda i: noise[:, 1 + i]) if stochastic else (noise, None)
-        z_T = seesr_sampling.start(words, params, picture, begin)
-        if steps <= len(FEW_STEPS):
-            image, _ = seesr_sampling.few_steps(words, params, known, z_T, step_noise, steps=steps)
+        from_picture = seesr_sampling.start(words, params, picture, begin)
+        z_T = jnp.where(each("from_noise", False), begin, from_picture)
+        few = steps <= len(FEW_STEPS)
+        is_fixed = all(isinstance(side, int) for side in z_T.shape[1:3])  # a program for any size knows no tiles
+        options = {"steps": steps, "tile": (TILE_OF_FEW if few else TILE) if is_fixed else None}
+        if few:
+            options["refinement"] = each("refinement", seesr_sampling.REFINEMENT)
+            image, _ = seesr_sampling.few_steps(words, params, known, z_T, step_noise, **options)
         else:
+            options["guidance"] = each("guidance", seesr_sampling.GUIDANCE)
             negative = extra.get("negative_text")
-            image, _ = seesr_sampling.many_steps(words, params, known, z_T, step_noise, steps=steps, negative=negative)
+            image, _ = seesr_sampling.many_steps(words, params, known, z_T, step_noise, negative=negative, **options)
         return jnp.clip(image, -1, 1)
 
     return sample

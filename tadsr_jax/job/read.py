@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from tadsr_jax import checkpoints, data, loop
 from tadsr_jax.config import bind, plain
 from tadsr_jax.job.parts import parts
-from tadsr_jax.job.weights import check_needs, check_same_model, read_weights
+from tadsr_jax.job.weights import check_needs, check_same_model, read_texts, read_weights
 from tadsr_jax.sharding import make_mesh
 from tadsr_jax.types import Family, Recipe
 
@@ -49,6 +49,7 @@ class Job(NamedTuple):
     mesh: jax.sharding.Mesh
     pairs: list[dict]  # validation pictures
     weights: dict  # what config.init names, read and checked: {"teacher": tree, "autoencoder": tree, ...}
+    texts: dict[str, str]  # of the bundle, see `bundles`
     teacher: "Job | None"  # the job that trains the teacher first
 
 
@@ -68,7 +69,7 @@ def read(config) -> Job:
         check_same_model("config.teacher", family, teacher.family)
     weights = read_weights(config, family, recipe)
     pairs = _validation_pairs(config, family)
-    return Job(config, family, recipe, optimizers, rate, mesh, pairs, weights, teacher)
+    return Job(config, family, recipe, optimizers, rate, mesh, pairs, weights, read_texts(config), teacher)
 
 
 def _read_teacher(section) -> Job:

@@ -13,9 +13,9 @@ from tadsr_jax.evaluate import report as reports
 from tadsr_jax.job.read import Job
 from tadsr_jax.job.saved import abstract_state, bundle_of, example, whole_student, write_bundle
 from tadsr_jax.logs import clock, say
-from tadsr_jax.networks import parts
+from tadsr_jax.networks import parts, storage
 from tadsr_jax.sharding import place
-from tadsr_jax.types import Bundle, Family, TrainState
+from tadsr_jax.types import Bundle, Family, Recipe, TrainState
 
 
 def _write_json(path: Path, content) -> None:
@@ -38,8 +38,8 @@ def run(job: Job, workdir: Path, *, name: str = "") -> dict:
         _write_json(workdir / "config.json", config)
     if recipe.trained:
         weights.setdefault("student", weights["teacher"])
-    frozen = _placed({key: weights[key] for key in recipe.frozen}, job.mesh)
-    sampler = reports.Sampler(family, job.pairs, seed=config["seed"])
+    frozen = _placed({key: weights[key] for key in recipe.frozen}, family, recipe, job.mesh)
+    sampler = reports.Sampler(family, job.pairs, seed=config["seed"], texts=job.texts)
     state, seconds = loop.run(
         workdir,
         name=name,
@@ -55,7 +55,7 @@ def run(job: Job, workdir: Path, *, name: str = "") -> dict:
         mesh=job.mesh,
         **config["train"],
     )
-    return _finish(job, workdir, name, state, frozen, sampler, seconds=before + seconds)
+    return _finish(job, workdir, name, state, weights, frozen, sampler, seconds=before + seconds)
 
 
 def _trained_teacher(job: Job, workdir: Path) -> tuple[Bundle, float]:
@@ -83,15 +83,21 @@ def _initial(job: Job, weights: dict, frozen: dict) -> TrainState:
     return jax.jit(make)(key, student=student, frozen=frozen, batch=example(job.config))
 
 
-def _placed(trees: dict, mesh) -> dict:
-    """The trees on the devices, once each: student and teacher may be one."""
-    placed = {id(tree): place(tree, mesh) for tree in trees.values()}
+def _placed(trees: dict, family: Family, recipe: Recipe, mesh) -> dict:
+    """Fixed trees on the devices, stored as their networks read them, once each: student and teacher may be one."""
+    denoiser = family.networks["denoiser"]
+    modules = {**family.networks, **recipe.reads, "teacher": denoiser, "student": denoiser}
+    placed = {}
+    for name, tree in trees.items():
+        if id(tree) not in placed:
+            stored = storage.rounded(modules[name], tree) if name in modules else tree
+            placed[id(tree)] = place(stored, mesh)
     return {name: placed[id(tree)] for name, tree in trees.items()}
 
 
-def _fixed(family: Family, frozen: dict) -> dict:
+def _fixed(family: Family, weights: dict) -> dict:
     """Parameters of the family's networks that never learn."""
-    return {name: frozen[name] for name in family.fixed}
+    return {name: weights[name] for name in family.fixed}
 
 
 def _evaluator(job: Job, frozen: dict, sampler):
@@ -116,17 +122,21 @@ def _evaluator(job: Job, frozen: dict, sampler):
     return evaluate
 
 
-def _finish(job: Job, workdir: Path, name: str, state: TrainState, frozen: dict, sampler, *, seconds: float) -> dict:
-    """Bundle, report.json and comparison.png of the averaged student. `seconds`: what training took."""
+def _finish(
+    job: Job, workdir: Path, name: str, state: TrainState, weights: dict, frozen: dict, sampler, *, seconds: float
+) -> dict:
+    """Bundle, report.json and comparison.png of the averaged student. `seconds`: what training took.
+
+    weights   what `frozen` was before it was stored to be read: the bundle's
+    """
     started = time.monotonic()
     config, family, pairs = job.config, job.family, job.pairs
     steps, all_steps = job.recipe.sample_steps, family.longest
-    fixed = _fixed(family, frozen)
-    rest = frozen.get("student")
-    bundle = bundle_of(config, family, job.recipe, state, fixed, rest)
+    bundle = bundle_of(config, family, job.recipe, state, _fixed(family, weights), weights.get("student"), job.texts)
     write_bundle(workdir / "bundle", bundle)
 
-    student = sampler(whole_student(job.recipe, rest, state.ema), fixed, steps=steps)
+    fixed = _fixed(family, frozen)
+    student = sampler(whole_student(job.recipe, frozen.get("student"), state.ema), fixed, steps=steps)
     teacher = undistilled = None
     if "teacher" in frozen:
         teacher = sampler(frozen["teacher"], fixed, steps=all_steps)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from tadsr_jax import bundles, checkpoints, train
 from tadsr_jax.config import plain
 from tadsr_jax.job.parts import family_settings, parts
-from tadsr_jax.job.weights import check_same_model, read_network, source_of
+from tadsr_jax.job.weights import check_same_model, read_network, read_texts, source_of
 from tadsr_jax.networks import abstract_variables
 from tadsr_jax.networks import parts as parts_of
 from tadsr_jax.types import Batch, Bundle, Family, PyTree, Recipe, TrainState
@@ -32,6 +32,7 @@ class Saved(NamedTuple):
     state: TrainState  # leaves are NumPy arrays
     fixed: dict[str, PyTree]  # the networks that never learn
     rest: PyTree | None  # the whole student, where it learns in part
+    texts: dict[str, str]
     step: int
 
 
@@ -79,15 +80,15 @@ def _step(workdir: Path, step: int | None) -> int:
     return step
 
 
-def _fixed(workdir: Path, config: dict, family: Family, recipe: Recipe) -> tuple[dict, PyTree | None]:
-    """The networks that never learn, and the whole student where it learns in part.
+def _fixed(workdir: Path, config: dict, family: Family, recipe: Recipe) -> tuple[dict, PyTree | None, dict]:
+    """The networks that never learn, the whole student where it learns in part, and the texts.
 
     A run never changes them, so the copies in one of its bundles are they: bundles move with the workdir. Before the
     first is written, what the config or that of its teacher names.
     """
     shapes = bundles.expected_shapes(family)
     if not recipe.trained and not jax.tree.leaves([shapes[name] for name in family.fixed]):
-        return {name: {} for name in family.fixed}, None
+        return {name: {} for name in family.fixed}, None, {}
     for folder in (workdir / "bundle", workdir / "teacher" / "bundle"):
         try:
             bundle = bundles.load(folder)
@@ -95,9 +96,10 @@ def _fixed(workdir: Path, config: dict, family: Family, recipe: Recipe) -> tuple
         except (ValueError, OSError):
             continue  # not there yet, or not whole
         fixed = {name: bundle.params[name] for name in family.fixed}
-        return fixed, bundle.params["student"] if recipe.trained else None
+        return fixed, bundle.params["student"] if recipe.trained else None, bundle.texts
     fixed = {name: _named(name, workdir, config, family) for name in family.fixed}
-    return fixed, _named("teacher", workdir, config, family) if recipe.trained else None
+    rest = _named("teacher", workdir, config, family) if recipe.trained else None
+    return fixed, rest, read_texts(config)
 
 
 def _named(name: str, workdir: Path, config: dict, family: Family) -> PyTree:
@@ -139,7 +141,15 @@ def whole_student(recipe: Recipe, rest: PyTree | None, params: PyTree) -> PyTree
 
 
 def bundle_of(
-    config: dict, family: Family, recipe: Recipe, state: TrainState, fixed: dict, rest=None, *, weights: str = "ema"
+    config: dict,
+    family: Family,
+    recipe: Recipe,
+    state: TrainState,
+    fixed: dict,
+    rest: PyTree | None = None,
+    texts: dict[str, str] | None = None,
+    *,
+    weights: str = "ema",
 ) -> Bundle:
     """The student of a state as a model ready to use: its average, which is what a run is for, or the "raw" one.
 
@@ -162,12 +172,17 @@ def bundle_of(
     }
     student = state.ema if weights == "ema" else state.params["student"]
     params = {"student": jax.device_get(whole_student(recipe, rest, student)), **jax.device_get(fixed)}
-    return Bundle(family=family, params=params, info=info)
+    return Bundle(family=family, params=params, info=info, texts=texts or {})
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> Path:
     """The one place that makes a folder of a `bundle_of`."""
     info = dict(bundle.info)
     return bundles.save(
-        folder, family=info.pop("family"), settings=info.pop("settings"), params=bundle.params, info=info
+        folder,
+        family=info.pop("family"),
+        settings=info.pop("settings"),
+        params=bundle.params,
+        info=info,
+        texts=bundle.texts,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tadsr_jax import bundles
+from tadsr_jax import bundles, tokenizer
 from tadsr_jax.convert import lpips as lpips_files
 from tadsr_jax.convert import names, torch_file
 from tadsr_jax.networks import synthetic_params
@@ -102,6 +102,15 @@ def read_weights(config: dict, family: Family, recipe: Recipe) -> dict:
             if name not in weights:
                 weights[name] = synthetic_params(module, config["seed"] + number)
     return weights
+
+
+def read_texts(config: dict) -> dict[str, str]:
+    """The texts of a run's bundle: those of the bundle that it begins with, or the tokenizer that it learns with."""
+    for source in (config["init"].get(key) for key in ("teacher", "student")):
+        if source and Path(source).is_dir() and (texts := bundles.load_texts(source)):
+            return texts
+    reader = config["data"].get("tokenizer")
+    return tokenizer.files_of(reader) if reader else {}
 
 
 def _check_named(init: dict, recipe_name: str, family: Family, recipe: Recipe) -> None:

@@ -7,6 +7,7 @@ Canvas         the result, filled tile by tile      BadResult
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -31,23 +32,35 @@ class Options:
     seed: int
     tile: int | None
     color_fix: str
+    request: Any = None  # what the family made of the words of the call
 
 
 class Enlargement:
-    """A picture on its way: what it was, how it is cut, and the canvas that its tiles fill."""
+    """A picture on its way: what it was, how it is cut, and the canvas that its tiles fill.
+
+    source   the picture as it came        told   what its tiles are told alike, {name: array}
+    """
 
     def __init__(self, source: modes.Source, mask, family, options: Options, given_noise, tile: int | None):
         self.source, self._mask, self._family, self._options = source, mask, family, options
-        self._given_noise, self._noise = given_noise, None
+        self._given_noise, self._noise, self.told = given_noise, None, {}
+        self._rgb = modes.grown(source.rgb, *seen_size(*source.rgb.shape[:2], family.smallest))
         self.restart(tile)
 
+    @property
+    def seen(self) -> np.ndarray:
+        """The picture (h, w, 3) as the model sees it, in [-1, 1]."""
+        return images.to_signed(modes.to_unit(self._rgb))
+
     def restart(self, tile: int | None) -> None:
-        height, width, _ = self.source.rgb.shape
+        height, width, _ = self._rgb.shape
         self.grid: Grid = make_grid(height, width, family=self._family, tile=tile)
         self._noise = self._fitting_noise()
-        self.canvas = Canvas(self.source, self._mask, self.grid, self._family.scale, self._options)
+        wanted = output_size(*self.source.rgb.shape[:2], self._options.scale)
+        seen = dataclasses.replace(self.source, rgb=self._rgb)
+        self.canvas = Canvas(seen, self._mask, self.grid, self._family.scale, wanted, self._options.color_fix)
         pad = lambda picture: tiles.pad_to(picture[None], *self.grid.padded)[0]
-        self._padded = pad(self.source.rgb)
+        self._padded = pad(self._rgb)
         self._padded_mask = None if self._mask is None else pad(self._mask[..., None])
 
     def _latent(self, height: int, width: int) -> tuple[int, int, int]:
@@ -80,7 +93,8 @@ class Enlargement:
             draws = options.steps + 1 if options.stochastic else 1
             where = {"top": top, "left": left, "height": h, "width": w, "channels": c}
             start = np.stack([noise.region(options.seed, draw=draw, **where) for draw in range(draws)])
-        extra = {} if self._padded_mask is None else {"mask": self._padded_mask[rows, columns] * 2 - 1}
+        mask = {} if self._padded_mask is None else {"mask": self._padded_mask[rows, columns] * 2 - 1}
+        extra = self.told | mask
         return lq, start if options.stochastic else start[0], extra
 
     def take(self, place_: tuple[int, int], result: np.ndarray) -> None:
@@ -94,12 +108,11 @@ class Enlargement:
 class Canvas:
     """The result of one picture, filled tile by tile."""
 
-    def __init__(self, source: modes.Source, mask, grid: Grid, scale: int, options: Options):
-        self._source, self._mask, self._scale, self._options = source, mask, scale, options
+    def __init__(self, source: modes.Source, mask, grid: Grid, scale: int, wanted: tuple[int, int], color_fix: str):
+        self._source, self._mask, self._scale, self._wanted = source, mask, scale, wanted
         height, width = grid.height * scale, grid.width * scale
-        fixes = options.color_fix != "none" and not source.is_grey  # grey has no colours to take
-        self._fix = options.color_fix if fixes else None
-        self._wanted = output_size(grid.height, grid.width, options.scale)
+        fixes = color_fix != "none" and not source.is_grey  # grey has no colours to take
+        self._fix = color_fix if fixes else None
         last = self._fix is None and self._wanted == (height, width)
         # What is worked on further is kept with 16 bits, so that nothing is rounded twice.
         kept = source.rgb.dtype if last or source.rgb.dtype == np.float32 else np.uint16
@@ -157,6 +170,13 @@ def _least_overlap(grid: Grid) -> int:
         for start, following in itertools.pairwise(axis)
     ]
     return min(shared, default=0)
+
+
+def seen_size(height: int, width: int, smallest: int) -> tuple[int, int]:
+    """(height, width) in which a model sees a picture: its own, or one whose shorter side is `smallest`."""
+    short = min(height, width)
+    # In whole numbers: SeeSR's int(128 / short * side) is a pixel less for a few sizes, such as 127 of 49.
+    return (height, width) if short >= smallest else (smallest * height // short, smallest * width // short)
 
 
 def output_size(height: int, width: int, scale: float) -> tuple[int, int]:

@@ -33,12 +33,8 @@ class Task(NamedTuple):
     """A job whose picture looks sound so far, and how that will be cut."""
 
     job: Job
+    size: tuple[int, int]  # (height, width) of the picture
     grid: Grid
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the picture."""
-        return self.grid.height, self.grid.width
 
     @property
     def work(self) -> int:
@@ -85,7 +81,7 @@ def survey(
             if job.mask:
                 _check_mask(job, size)
             _check_target(job, height, width, upscaler, options)
-            tasks.append(Task(job, upscaler.grid(height, width, masked=job.mask is not None, **options)))
+            tasks.append(Task(job, size, upscaler.grid(height, width, masked=job.mask is not None, **options)))
         except Exception as error:
             known.append(failure(job, error))
     return tasks, known
@@ -104,7 +100,7 @@ def outcomes(
 ) -> Iterator[Outcome]:
     """Enlarge the pictures of `jobs`; yields what became of each as soon as it is known.
 
-    options    keywords of `Upscaler.__call__`: scale, steps, sampler, seed, tile, batch, color_fix
+    options    keywords of `Upscaler.__call__`: scale, steps, sampler, seed, tile, batch, color_fix, and words
     noise      latent noise, for every picture
     quality    of JPEG and WebP, 1 to 100
     note       gets a line on what is particular about a picture

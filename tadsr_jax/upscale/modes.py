@@ -67,6 +67,19 @@ def put_together(source: Source, enlarged: np.ndarray):
     return image
 
 
+def grown(levels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Pictures (h, w, 3) for models that need larger ones: Pillow's bicubic (a = -0.5), in the dtype of the input."""
+    if levels.shape[:2] == (height, width):
+        return levels
+    resize = lambda image: np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    if levels.dtype == np.uint8:
+        return resize(Image.fromarray(levels))
+    channels = [
+        resize(Image.fromarray(channel)) for channel in np.moveaxis(to_unit(levels), 2, 0)
+    ]  # Pillow has no more
+    return to_levels(np.stack(channels, axis=2), levels.dtype)
+
+
 def resized(levels: np.ndarray, height: int, width: int) -> np.ndarray:
     """By area where it shrinks, else bicubic, in the dtype of the input: uint8, uint16 or float32 in [0, 1]."""
     if levels.shape[:2] == (height, width):

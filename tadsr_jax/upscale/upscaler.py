@@ -10,6 +10,7 @@ pixel, 6 with 16 bits, colour fix or another scale) and one row of tiles; on a d
 
 import collections
 import dataclasses
+import inspect
 import itertools
 import math
 import numbers
@@ -27,7 +28,7 @@ from tadsr_jax import bundles, cache
 from tadsr_jax.sharding import batch_sharding, make_mesh, place, place_batch
 from tadsr_jax.types import Bundle
 from tadsr_jax.upscale import modes
-from tadsr_jax.upscale.enlargement import Enlargement, Options, binary_mask, output_size
+from tadsr_jax.upscale.enlargement import Enlargement, Options, binary_mask, output_size, seen_size
 from tadsr_jax.upscale.grid import Grid, auto_tile, make_grid, smaller_tile
 
 
@@ -62,14 +63,14 @@ class Upscaler:
     """
 
     def __init__(self, bundle: Bundle, *, devices: list | None = None):
-        self.info, self.scale = bundle.info, bundle.family.scale
+        self.info, self.scale, self._texts = bundle.info, bundle.family.scale, bundle.texts
         self._family = bundle.family
         self._mesh = make_mesh(devices=jax.local_devices() if devices is None else devices)
         self._platform = self._mesh.devices.flat[0].platform
         self._params = place(bundle.params, self._mesh)
         self._sample = jax.jit(bundle.family.sample, static_argnames=("steps", "stochastic"))
         self._lock = threading.RLock()
-        self._programs, self._measured = {}, {}  # (tile, batch, steps, stochastic) -> itself; its memory and time
+        self._programs, self._measured = {}, {}  # (tile, batch, steps, stochastic, told) -> itself; memory and time
 
     @classmethod
     def load(cls, folder: str | Path, *, dtype: str | None = None, devices: list | None = None) -> "Upscaler":
@@ -100,6 +101,7 @@ class Upscaler:
         mask: np.ndarray | None = None,
         color_fix: str | None = None,
         progress: Callable[[int, int], None] | None = None,
+        **words,
     ):
         """The enlarged picture, in the kind of the one that is given; a list of pictures gives a list.
 
@@ -116,6 +118,8 @@ class Upscaler:
         mask       (h, w), for a model that fills in: from half of its range up, a pixel is unknown. A list with a list.
         color_fix  "none", "wavelet" or "adain": take the colours of the input; None: the bundle's default
         progress   called with (tiles done, tiles in all)
+        words      what the model's family can be told besides. SeeSR, AddSR and TAD-SeeSR: prompt, psr_weight, start,
+                   guidance, negative_prompt, see `families.seesr_input.request`
         Raises ValueError for wrong arguments, before anything is compiled; BadResult.
         """
         several = isinstance(image, list | tuple)
@@ -124,9 +128,11 @@ class Upscaler:
             masks = [None] * len(pictures)
         if not isinstance(masks, list | tuple) or len(masks) != len(pictures):
             raise ValueError(f"there are {len(pictures)} pictures; expected a list with a mask for each.")
-        options = self._options(scale, steps, sampler, seed, tile, color_fix)
+        options = self._options(scale, steps, sampler, seed, tile, color_fix, words)
         parts = [self._begin(picture, options, noise, own_mask) for picture, own_mask in zip(pictures, masks)]
         with self._lock:
+            for part in parts:
+                part.told = self._told(part.seen, options)
             self._enlarge(parts, options, self._batch(batch), progress)
         made = [modes.put_together(part.source, part.canvas.finish()) for part in parts]
         return made if several else made[0]
@@ -150,15 +156,17 @@ class Upscaler:
         batch: int | None = None,
         color_fix: str | None = None,
         masked: bool = False,
+        **words,
     ) -> Grid:
         """How a picture of this size is cut with these options; ValueError where a call would raise it for them.
 
-        Computes nothing. `masked`: whether a mask comes with the picture.
+        Computes nothing. `masked`: whether a mask comes with the picture. A picture that is too small for the model is
+        cut in the size in which the model sees it.
         """
-        options = self._options(scale, steps, sampler, seed, tile, color_fix)
+        options = self._options(scale, steps, sampler, seed, tile, color_fix, words)
         self._batch(batch)
         self._check_picture(height, width, options, masked=masked)
-        return make_grid(height, width, family=self._family, tile=options.tile)
+        return self._grid(height, width, options)
 
     def plan(
         self,
@@ -170,29 +178,30 @@ class Upscaler:
         sampler: str | None = None,
         tile: int | str | None = "auto",
         batch: int | None = None,
+        **words,
     ) -> Plan:
         """What a picture of this size takes. A tile's shape is compiled, and one batch computed to time it, once."""
-        options = self._options(scale, steps, sampler, 0, tile, None)
-        grid = make_grid(height, width, family=self._family, tile=options.tile)
+        options = self._options(scale, steps, sampler, 0, tile, None, words)
+        grid = self._grid(height, width, options)
         batch = self._mesh.size if len(grid) <= self._mesh.size else self._batch(batch)
-        key = (grid.tile, batch, options.steps, options.stochastic)
+        key = (grid.tile, batch, options.steps, options.stochastic, tuple(sorted(words.items())))
         if key not in self._measured:
-            self._measured[key] = self._measure(*key)
+            self._measured[key] = self._measure(grid.tile, batch, options)
         memory, seconds = self._measured[key]
         seconds = None if seconds is None else seconds * math.ceil(len(grid) / batch)
         return Plan(len(grid), grid.tile, output_size(height, width, options.scale), memory, seconds)
 
-    def _measure(self, tile: tuple[int, int], batch: int, steps: int, stochastic: bool) -> tuple[int, float | None]:
+    def _measure(self, tile: tuple[int, int], batch: int, options: Options) -> tuple[int, float | None]:
         """Bytes on a device, and seconds, of a batch of tiles; None where it does not fit."""
         with self._lock:
-            program = self._program(tile, batch, steps, stochastic)
+            told = self._told(np.zeros((*tile, 3), np.float32), options)
+            program = self._program(tile, batch, options, told)
             memory = program.memory_analysis()
             needed = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
             if needed > self._memory():
                 return needed, None
-            zeros = jax.tree.map(
-                lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._shapes(tile, batch, steps, stochastic)
-            )
+            shapes = self._shapes(tile, batch, options, told)
+            zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
             lq, noise, extra = place_batch(zeros, self._mesh)
             started = time.monotonic()
             try:
@@ -203,22 +212,29 @@ class Upscaler:
                 raise
             return needed, time.monotonic() - started
 
-    def _program(self, tile: tuple[int, int], batch: int, steps: int, stochastic: bool) -> jax.stages.Compiled:
+    def _told(self, picture: np.ndarray, options: Options) -> dict[str, np.ndarray]:
+        """What all tiles of a picture (h, w, 3) in [-1, 1] are told, where the family tells anything."""
+        if self._family.prepare is None:
+            return {}
+        return jax.tree.map(np.asarray, self._family.prepare(self._params, options.request, picture))
+
+    def _program(self, tile: tuple[int, int], batch: int, options: Options, told: dict) -> jax.stages.Compiled:
         """The family's `sample` of a batch of tiles, compiled once."""
-        key = (tile, batch, steps, stochastic)
+        static = {"steps": options.steps, "stochastic": options.stochastic}
+        key = (tile, batch, *static.values(), tuple(sorted((name, array.shape) for name, array in told.items())))
         if key not in self._programs:
-            lq, noise, extra = self._shapes(*key)
-            static = {"steps": steps, "stochastic": stochastic}
+            lq, noise, extra = self._shapes(tile, batch, options, told)
             self._programs[key] = self._sample.lower(self._params, lq, noise, extra=extra, **static).compile()
             cache.release_memory()
         return self._programs[key]
 
-    def _shapes(self, tile: tuple[int, int], batch: int, steps: int, stochastic: bool) -> tuple:
+    def _shapes(self, tile: tuple[int, int], batch: int, options: Options, told: dict) -> tuple:
         """Of what a program takes: (lq, noise, extra)."""
-        draws = (steps + 1,) if stochastic else ()
         sharding = batch_sharding(self._mesh)
-        of_shape = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), np.float32, sharding=sharding)
-        extra = {name: of_shape(*tile, 1) for name in self._family.extras}
+        of_shape = lambda *shape, dtype=np.float32: jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=sharding)
+        draws = (options.steps + 1,) if options.stochastic else ()
+        extra = {name: of_shape(*array.shape, dtype=array.dtype) for name, array in told.items()}
+        extra |= {name: of_shape(*tile, 1) for name in self._family.extras}
         return of_shape(*tile, 3), of_shape(*draws, *self._family.latent(*tile)), extra
 
     def _memory(self) -> float:
@@ -229,7 +245,7 @@ class Upscaler:
 
     # --- what a call asks for -----------------------------------------------------------------------------------------
 
-    def _options(self, scale, steps, sampler, seed, tile, color_fix) -> Options:
+    def _options(self, scale, steps, sampler, seed, tile, color_fix, words: dict) -> Options:
         longest = self._family.longest
         steps = self.info.get("steps", 1) if steps is None else steps
         _check_choice("steps", steps, range(1, longest + 1), f"a whole number from 1 to {longest}")
@@ -250,13 +266,28 @@ class Upscaler:
         if "mask" in self._family.extras and color_fix != "none":
             raise ValueError(f"color_fix is {color_fix!r}; expected none for a model that keeps what is known.")
         # One step is a prediction without draws: both samplers mean the same.
-        return Options(float(scale), steps, sampler == "stochastic" and steps > 1, seed, tile, color_fix)
+        stochastic = sampler == "stochastic" and steps > 1
+        return Options(float(scale), steps, stochastic, seed, tile, color_fix, self._request(steps, words))
+
+    def _request(self, steps: int, words: dict):
+        """What the family makes of the words of a call; ValueError for those that it does not know."""
+        family = self._family
+        accepted = list(inspect.signature(family.request).parameters)[2:] if family.request else []  # texts, steps
+        for name, value in words.items():
+            if value is not None and name not in accepted:
+                told = ", ".join(accepted) if accepted else "no words at all"
+                raise ValueError(f"{name} is {value!r}, which this model cannot be told; it takes {told}.")
+        known = {name: words[name] for name in accepted if name in words}
+        return family.request(self._texts, steps=steps, **known) if family.request else None
 
     def _batch(self, batch: int | None) -> int:
         """Tiles at once, over all devices."""
         batch = (1 if self._platform == "cpu" else 4) if batch is None else batch
         _check_choice("batch", batch, range(1, 1025), "a whole number from 1 to 1024")
         return batch * self._mesh.size
+
+    def _grid(self, height: int, width: int, options: Options) -> Grid:
+        return make_grid(*seen_size(height, width, self._family.smallest), family=self._family, tile=options.tile)
 
     def _check_picture(self, height: int, width: int, options: Options, *, masked: bool) -> None:
         if ("mask" in self._family.extras) != masked:
@@ -308,7 +339,7 @@ class Upscaler:
                 inputs = [part.inputs(*place_, options) for part, place_ in group]
                 inputs += inputs[-1:] * (batch - len(inputs))  # the last batch keeps the shape of the others
                 lq, start, extra = place_batch(_stack(inputs), self._mesh)
-                program = self._program(parts[0].grid.tile, batch, options.steps, options.stochastic)
+                program = self._program(parts[0].grid.tile, batch, options, parts[0].told)
                 running.append((group, program(self._params, lq, start, extra=extra)))
                 if len(running) > depth:
                     self._deliver(*running.popleft(), report)

@@ -1,6 +1,7 @@
 """The Python door, on a model that can be worked out by hand (`toys.repeating_bundle`): what is around the network."""
 
 import concurrent.futures
+import dataclasses
 import functools
 import os
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from tadsr_jax.upscale import noise
+from tadsr_jax.upscale import enlargement, noise
 from tadsr_jax.upscale.enlargement import BadResult
 from tadsr_jax.upscale.upscaler import Upscaler
 from tests.toys import repeating_bundle
@@ -147,7 +148,8 @@ def test_steps_sampler_and_colour_fix_default_to_what_the_bundle_says():
     compiled = up._program
     up._program = lambda *key: seen.append(key) or compiled(*key)
     up(PHOTO)
-    assert seen[0][2:] == (3, True)
+    (_, _, options, _), *_ = seen
+    assert options.steps == 3 and options.stochastic
 
 
 @pytest.mark.parametrize("fix", ["adain", "wavelet"])
@@ -342,6 +344,74 @@ def test_out_of_memory_with_the_smallest_tile_is_an_error_of_one_line():
     ):
         warnings.simplefilter("ignore")
         failing(upscaler(), ["memory"] * 20)(PHOTO, tile=32)
+
+
+def listening_bundle():
+    """A model that can be told words, of which it takes their number, less what its texts hold, and the first pixel."""
+    heard = []
+
+    def request(texts, *, steps, prompt="", loud=False):
+        heard.append(prompt)
+        if "quiet" in prompt:
+            raise ValueError("expected no quiet words.")
+        return len(prompt.split()) - len(texts)
+
+    def prepare(params, request, picture):
+        return {"told": np.float32(0.1 * request + 0.05 * picture[0, 0, 0])}
+
+    bundle = repeating_bundle()
+    family = dataclasses.replace(bundle.family, request=request, prepare=prepare)
+    return dataclasses.replace(bundle, family=family, texts={"tags.txt": ""}), heard
+
+
+def test_what_a_family_tells_of_a_picture_reaches_all_its_tiles_and_those_of_no_other():
+    bundle, _ = listening_bundle()
+    bundle = dataclasses.replace(bundle, params={"student": {"gain": np.float32(0)}})
+    up = Upscaler(bundle)
+    pictures = [np.full((20, 30, 3), level, np.uint8) for level in (51, 102)]  # -0.6 and -0.2 of [-1, 1]
+    for options in ({"tile": None}, {"tile": 8, "batch": 5}):
+        first, second = up(pictures, prompt="a red cat", **options)
+        np.testing.assert_array_equal(first, np.rint(127.5 * (1 - 0.6 + 0.2 - 0.03)))
+        np.testing.assert_array_equal(second, np.rint(127.5 * (1 - 0.2 + 0.2 - 0.01)))
+
+
+def test_words_that_a_family_refuses_or_does_not_know_are_told_before_anything_is_compiled():
+    bundle, heard = listening_bundle()
+    up = Upscaler(bundle)
+    for call in (up, lambda _, **words: up.grid(24, 40, **words), lambda _, **words: up.plan(24, 40, **words)):
+        with pytest.raises(ValueError, match="expected no quiet words"):
+            call(PHOTO, prompt="quiet")
+        with pytest.raises(ValueError, match="promt is 'x', which this model cannot be told; it takes prompt, loud"):
+            call(PHOTO, promt="x")
+    with pytest.raises(ValueError, match="prompt is 'a cat', which this model cannot be told; it takes no words"):
+        Upscaler(repeating_bundle())(PHOTO, prompt="a cat")
+    assert not bundle.family.networks["traces"] and heard == ["quiet"] * 3
+
+
+def test_a_picture_too_small_for_the_model_is_enlarged_before_and_comes_back_at_its_scale():
+    bundle = dataclasses.replace(repeating_bundle(smallest=64), params={"student": {"gain": np.float32(0)}})
+    up = Upscaler(bundle)
+    small = np.random.default_rng(0).integers(0, 256, (16, 40, 3), dtype=np.uint8)
+    made = up(small, tile=None)
+    assert made.shape == (64, 160, 3) and bundle.family.networks["traces"] == [(1, 64, 160, 3)]
+    pillow = np.asarray(Image.fromarray(small).resize((160, 64), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(made, pillow)  # each of its pixels four times and back
+    assert up(small.astype(np.uint16) * 257, tile=None, scale=2).shape == (32, 80, 3)
+    assert up.plan(16, 40).output == (64, 160)
+
+
+@pytest.mark.parametrize(
+    ("size", "seen"),
+    [
+        ((64, 100), (128, 200)),
+        ((200, 100), (256, 128)),
+        ((128, 128), (128, 128)),
+        ((131, 150), (131, 150)),
+        ((49, 98), (128, 256)),  # 128 / 49 * 49 is 127.99999999999999
+    ],
+)
+def test_the_shorter_side_of_a_small_picture_becomes_the_smallest_allowed_one(size, seen):
+    assert enlargement.seen_size(*size, 128) == seen
 
 
 @pytest.mark.parametrize(("kind", "message"), [("nan", "not finite"), ("blank", "blank where the picture is not")])

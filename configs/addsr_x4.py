@@ -97,6 +97,7 @@ def tiny_networks() -> dict:
         ),
         tagger=dict(image_size=32, window_size=4, embed_dim=8, depths=(1, 1), num_heads=(2, 2), num_class=None),
         no_words=(1, 2, 0, 0),
+        smallest=64,
     )
 
 

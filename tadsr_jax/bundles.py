@@ -5,7 +5,7 @@
     BUNDLE/texts/vocab.json      what is no weights: a tokenizer, a list of tags
 
 save   arrays as they are, half precision too           load           float32 parameters, ready to sample
-describe, is_bundle   what a folder says that it holds  load_network, load_texts   parts of it
+describe, is_bundle   what a folder says that it holds  open_bundle, load_network, load_texts   parts of it
 find   the bundle in a folder that may be a training run's
 Nothing in it can execute. Loading checks format, checksums, names, shapes and types against the config before use.
 """
@@ -13,6 +13,7 @@ Nothing in it can execute. Loading checks format, checksums, names, shapes and t
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from tadsr_jax import folders, networks
 from tadsr_jax.families import FAMILIES
-from tadsr_jax.types import Bundle, Family
+from tadsr_jax.types import Bundle, Family, PyTree
 
 FORMAT = 1
 DTYPES = ("float32", "bfloat16", "float16")  # of stored arrays
@@ -138,22 +139,33 @@ def load(folder: Path, *, dtype: str | None = None) -> Bundle:
     """
     if dtype not in (None, *networks.DTYPES):
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(networks.DTYPES)}.")
+    bundle, read = open_bundle(folder, dtype=dtype)
+    for name in expected_shapes(bundle.family):
+        bundle.params[name] = jax.tree.map(lambda array: np.asarray(array, np.float32), read(name))
+    return bundle
+
+
+def open_bundle(folder: Path, *, dtype: str | None = None) -> tuple[Bundle, Callable[[str], PyTree]]:
+    """(the bundle without its parameters, what reads those of a network in the types that they are stored in).
+
+    For models that are too large to be held twice. Names are "student", "autoencoder", ...; everything is checked.
+    """
     folder = find(folder)
     info, family, shapes = _open(folder, dtype)
-    params = {}
-    for name in shapes:
-        stored = _read_network(folder, info, name, shapes[name])
-        params[name] = jax.tree.map(lambda array: np.asarray(array, np.float32), stored)
-    return Bundle(family=family, params=params, info=info, texts=_read_texts(folder, info))
+
+    def read(name: str) -> PyTree:
+        if name not in shapes:
+            raise ValueError(f"{folder} has no network {name!r}; it has {', '.join(shapes)}.")
+        return _read_network(folder, info, name, shapes[name])
+
+    return Bundle(family=family, params={}, info=info, texts=_read_texts(folder, info)), read
 
 
-def load_network(folder: Path, name: str) -> tuple[nn.Module, dict]:
-    """(module, parameters in the types they are stored in) of one network of a bundle: "student", "autoencoder"."""
-    folder = find(folder)
-    info, family, shapes = _open(folder)
-    if name not in shapes:
-        raise ValueError(f"{folder} has no network {name!r}; it has {', '.join(shapes)}.")
-    return module_of(family, name), _read_network(folder, info, name, shapes[name])
+def load_network(folder: Path, name: str) -> tuple[nn.Module, PyTree]:
+    """(module, parameters in the types they are stored in) of one network of a bundle."""
+    bundle, read = open_bundle(folder)
+    params = read(name)
+    return module_of(bundle.family, name), params
 
 
 def describe(folder: Path) -> dict:
@@ -170,7 +182,7 @@ def _open(folder: Path, dtype: str | None = None) -> tuple[dict, Family, dict]:
     """(bundle.json, family, shapes of its networks), checked."""
     info = _read_info(folder)
     try:
-        family = _build(info, dtype)
+        family = family_of(info, dtype)
         shapes = expected_shapes(family)
     except Exception as error:  # whatever a stranger's numbers can make a constructor raise
         raise ValueError(f"{folder / 'bundle.json'}: these settings make no model: {error}") from None
@@ -181,8 +193,8 @@ def _open(folder: Path, dtype: str | None = None) -> tuple[dict, Family, dict]:
     return info, family, shapes
 
 
-def _build(info: dict, dtype: str | None) -> Family:
-    """The family of a bundle; `dtype` replaces that of the networks that have one."""
+def family_of(info: dict, dtype: str | None) -> Family:
+    """The family that a bundle's description says; `dtype` replaces that of the networks that have one."""
     build, settings = FAMILIES[info["family"]], info["settings"]
     family = build(**settings)
     if dtype is None:

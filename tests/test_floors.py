@@ -37,7 +37,7 @@ FLOORS = {  # room -> floor; docs/architecture.md says what each is for
     "evaluate": 6,
     "job": 7,
     "export": 8,
-    **dict.fromkeys(("main", "cli"), 9),
+    **dict.fromkeys(("main", "cli", "pipelines"), 9),
     "__main__": 10,  # of a room: what `python -m tadsr_jax.ROOM` runs is the command of that name
 }
 # Doors between rooms of one floor: degradations are made of picture operations; training reads files as upscaling does.

@@ -17,13 +17,27 @@ import numpy as np
 from tadsr_jax import bundles
 from tadsr_jax.convert import names, presets, settings, torch_file, torch_save
 from tadsr_jax.families import FAMILIES
+from tadsr_jax.networks.clip_text import CLIPTextModel
+from tadsr_jax.networks.controlnet import ControlNet
 from tadsr_jax.networks.discriminators import TimeAwareDiscriminator
+from tadsr_jax.networks.kl import AutoencoderKL
+from tadsr_jax.networks.ram import RAM
+from tadsr_jax.networks.unet_sd import SDUNet
 from tadsr_jax.networks.unet_swin import SwinUNet
 from tadsr_jax.networks.vq import VQModel
 from tadsr_jax.releases import RELEASES
 from tadsr_jax.types import Family
 
-PUBLIC = {SwinUNet: "UNetModelSwin", VQModel: "VQModelTorch", TimeAwareDiscriminator: "ProjectedDiscriminator"}
+PUBLIC = {
+    SwinUNet: "UNetModelSwin",
+    VQModel: "VQModelTorch",
+    TimeAwareDiscriminator: "ProjectedDiscriminator",
+    SDUNet: "UNet2DConditionModel",
+    ControlNet: "ControlNetModel",
+    AutoencoderKL: "AutoencoderKL",
+    CLIPTextModel: "CLIPTextModel",
+    RAM: "RAM",  # its image encoder and tagging head; the public class has more, and computes the constant buffers
+}
 
 
 class Choice(NamedTuple):

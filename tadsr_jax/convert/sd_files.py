@@ -4,6 +4,7 @@
     FOLDER/diffusion_pytorch_model.safetensors.index.json, ...-00001-of-00002.safetensors      shards
 
 find_weights   the file or index to read, of those in a folder     read_weights   {name: array} of it
+files_of       it, and the shards of an index
 write_weights  one file, or shards where that is too large         read_json, write_json   an object
 An index says which shard holds which tensor; it is believed only where that is so, and can name only files beside it.
 """
@@ -48,6 +49,13 @@ def read_weights(path: Path) -> StateDict:
     that names a file elsewhere, or whose shards do not hold exactly what it says.
     """
     return _read_shards(path) if path.suffix == ".json" else torch_file.read(path)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that `read_weights` reads: the one, or an index and its shards."""
+    if path.suffix != ".json":
+        return [path]
+    return [path, *(path.parent / name for name in sorted(set(_weight_map(path).values())))]
 
 
 def write_weights(

@@ -4,7 +4,9 @@
 
 parts_of    which parts folders have; what is missing, and where that is published
 read_part   a network of SD 2, SeeSR, AddSR or TAD-SeeSR, or the schedule      write_part   the way back, bit by bit
+read_config   what its configuration makes, before the weights are read
 read_ram, read_dino, read_dinov2   the networks around it, of one file each
+A tagger, which the public code keeps in RAM's files, is a part here as well: tagger/, written as the others are.
 Everything is read and checked before it is used; nothing in a file is executed.
 """
 
@@ -23,7 +25,7 @@ from tadsr_jax.convert.sd_names import modern_vae_names
 from tadsr_jax.convert.torch_file import StateDict
 from tadsr_jax.diffusion import ddpm
 from tadsr_jax.diffusion.ddpm import DDPMSchedule
-from tadsr_jax.networks import abstract_variables, clip_text, controlnet, dino, kl, unet_sd
+from tadsr_jax.networks import abstract_variables, clip_text, configured, controlnet, dino, kl, unet_sd
 from tadsr_jax.networks.dino import VisionTransformer
 from tadsr_jax.networks.ram import RAM
 
@@ -45,6 +47,11 @@ def modern_text_names(state_dict: Mapping) -> StateDict:
     return StateDict(zip(renamed, state_dict.values()), repeated)
 
 
+def tagger(**config) -> RAM:
+    """A RAM from the configuration that is written of one here: its fields."""
+    return configured(RAM, "tagger", {key: value for key, value in config.items() if not key.startswith("_")})
+
+
 class Kind(NamedTuple):
     """How a part is called, made and stored."""
 
@@ -61,6 +68,7 @@ KINDS = {
     "vae": Kind("AutoencoderKL", kl.from_public, modern=modern_vae_names),
     "text_encoder": Kind("CLIPTextModel", clip_text.from_public, stem="model", modern=modern_text_names),
     "scheduler": Kind("DDPMScheduler", ddpm.from_public, config="scheduler_config.json"),
+    "tagger": Kind("RAM", tagger, stem="model"),
 }
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # files of a tokenizer, one of the two forms
 PARTS = (*KINDS, "tokenizer")
@@ -70,6 +78,7 @@ READMES = "behind the links in the READMEs of cswry/SeeSR, NJU-PCALab/AddSR and 
 ORIGINS = {  # of parts
     f"SeeSR, AddSR and TAD-SeeSR, {READMES}": ("unet", "controlnet"),
     "SD-2-base, stabilityai/stable-diffusion-2-base at Hugging Face": ("vae", "text_encoder", "scheduler", "tokenizer"),
+    "RAM, xinyu1205/recognize-anything at Hugging Face: give its file ram_swin_large_14m.pth as --ram": ("tagger",),
 }
 # Public keys of configurations that are made here: `_class_name`, unless they are
 TEXT_ENCODER = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
@@ -110,6 +119,14 @@ def parts_of(*given: str | Path, needed: Collection[str] = ()) -> dict[str, Path
     return found
 
 
+def read_config(folder: str | Path, kind: str) -> tuple[nn.Module | DDPMSchedule, dict]:
+    """(what the configuration of a part makes, that configuration); weights are not read. Raises as `read_part`."""
+    known = _kind(kind)
+    path = parts_of(folder, needed=(kind,))[kind] / known.config
+    config = sd_files.read_json(path)
+    return _built(known, config, path), config
+
+
 def read_part(folder: str | Path, kind: str, *, dtype=None) -> Part:
     """The part `kind` (one of KINDS) of a folder, or the one that the folder is: module, parameters, configuration.
 
@@ -118,14 +135,11 @@ def read_part(folder: str | Path, kind: str, *, dtype=None) -> Part:
     `dtype`. Raises ValueError for a part that is not there, a configuration that is not possible here, and weights
     that are unreadable or do not fit it, all of them in one line.
     """
-    known = _kind(kind)
-    path = parts_of(folder, needed=(kind,))[kind]
-    config = sd_files.read_json(path / known.config)
-    module = _built(known, config, path / known.config)
+    module, config = read_config(folder, kind)
     if kind == "scheduler":
         return Part(None, module, config)
-    file = sd_files.find_weights(path)
-    arrays = known.modern(sd_files.read_weights(file))
+    file = sd_files.find_weights(parts_of(folder, needed=(kind,))[kind])
+    arrays = KINDS[kind].modern(sd_files.read_weights(file))
     params = names.to_flax(_abstract(module), arrays, source=f"The weights of {file}", keep_dtype=True)["params"]
     if dtype is not None:
         params = jax.tree.map(lambda array: array.astype(dtype, copy=False), params)
@@ -172,16 +186,23 @@ def read_ram(
 ) -> tuple[RAM, dict]:
     """(RAM, float32 parameters) of RAM's file (ram_swin_large_14m.pth), and with DAPE.pth, of SeeSR's DAPE.
 
-    `network` is that of other sizes than the published.
+    `network` is that of other sizes than the published; there are as many classes as the file has labels.
     """
-    network = RAM() if network is None else network
     weights = torch_file.read(ram_file)
+    network = _of_classes(RAM() if network is None else network, weights)
     updates = None if dape_file is None else torch_file.read(dape_file)
     try:
         weights = lora.ram(weights, updates, network=network)
     except ValueError as error:
         raise ValueError(f"{dape_file or ram_file}: {error}") from None
     return network, names.to_flax(network, weights, source=f"The weights of {ram_file}")["params"]
+
+
+def _of_classes(network: RAM, weights: Mapping) -> RAM:
+    """The network with as many classes as a RAM file; as it is where the file does not say, or it has no head."""
+    labels = names.without_prefixes(weights).get("label_embed")
+    is_told = network.num_class is not None and labels is not None and labels.ndim == 2
+    return network.clone(num_class=len(labels)) if is_told and len(labels) != network.num_class else network
 
 
 def read_dino(file: str | Path, *, network: VisionTransformer | None = None) -> tuple[VisionTransformer, dict]:

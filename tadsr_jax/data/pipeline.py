@@ -298,5 +298,5 @@ def _check_tokenizer(source: str, tokenizer: str | None) -> None:
     elif source == "prepared":
         raise ValueError(
             f"config.data.tokenizer is {tokenizer!r}; source='prepared' has words, "
-            "which need the folder of a Stable Diffusion 2 model, or its tokenizer/."
+            "which need the folder of a Stable Diffusion 2 model, its tokenizer/, or a bundle that has one."
         )

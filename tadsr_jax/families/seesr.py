@@ -100,7 +100,7 @@ def words(
         """`extra`: "text" (n, tokens, c), or "tokens" (n, tokens) to be encoded, if any; "image_states", if known."""
         text = extra.get("text")
         if text is None:
-            tokens = extra.get("tokens", jnp.broadcast_to(jnp.asarray(no_words), (len(picture), len(no_words))))
+            tokens = extra.get("tokens", jnp.broadcast_to(jnp.asarray(no_words), (picture.shape[0], len(no_words))))
             text = text_encoder.apply({"params": frozen["text_encoder"]}, tokens)
         image_states = extra.get("image_states")
         if image_states is None:

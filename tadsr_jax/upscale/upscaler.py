@@ -58,8 +58,9 @@ class Plan:
 class Upscaler:
     """A model that enlarges pictures. Safe to share between threads: calls take turns on the devices.
 
-    info    the bundle's description (bundle.json)
-    scale   output pixels per input pixel, along a side, of the model itself
+    info     the bundle's description (bundle.json)
+    params   its parameters, on the devices
+    scale    output pixels per input pixel, along a side, of the model itself
     """
 
     def __init__(self, bundle: Bundle, *, devices: list | None = None):
@@ -67,7 +68,7 @@ class Upscaler:
         self._family = bundle.family
         self._mesh = make_mesh(devices=jax.local_devices() if devices is None else devices)
         self._platform = self._mesh.devices.flat[0].platform
-        self._params = place(bundle.params, self._mesh)
+        self.params = place(bundle.params, self._mesh)
         self._sample = jax.jit(bundle.family.sample, static_argnames=("steps", "stochastic"))
         self._lock = threading.RLock()
         self._programs, self._measured = {}, {}  # (tile, batch, steps, stochastic, told) -> itself; memory and time
@@ -205,7 +206,7 @@ class Upscaler:
             lq, noise, extra = place_batch(zeros, self._mesh)
             started = time.monotonic()
             try:
-                jax.block_until_ready(program(self._params, lq, noise, extra=extra))
+                jax.block_until_ready(program(self.params, lq, noise, extra=extra))
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" in str(error):
                     return needed, None
@@ -216,7 +217,7 @@ class Upscaler:
         """What all tiles of a picture (h, w, 3) in [-1, 1] are told, where the family tells anything."""
         if self._family.prepare is None:
             return {}
-        return jax.tree.map(np.asarray, self._family.prepare(self._params, options.request, picture))
+        return jax.tree.map(np.asarray, self._family.prepare(self.params, options.request, picture))
 
     def _program(self, tile: tuple[int, int], batch: int, options: Options, told: dict) -> jax.stages.Compiled:
         """The family's `sample` of a batch of tiles, compiled once."""
@@ -224,7 +225,7 @@ class Upscaler:
         key = (tile, batch, *static.values(), tuple(sorted((name, array.shape) for name, array in told.items())))
         if key not in self._programs:
             lq, noise, extra = self._shapes(tile, batch, options, told)
-            self._programs[key] = self._sample.lower(self._params, lq, noise, extra=extra, **static).compile()
+            self._programs[key] = self._sample.lower(self.params, lq, noise, extra=extra, **static).compile()
             cache.release_memory()
         return self._programs[key]
 
@@ -340,7 +341,7 @@ class Upscaler:
                 inputs += inputs[-1:] * (batch - len(inputs))  # the last batch keeps the shape of the others
                 lq, start, extra = place_batch(_stack(inputs), self._mesh)
                 program = self._program(parts[0].grid.tile, batch, options, parts[0].told)
-                running.append((group, program(self._params, lq, start, extra=extra)))
+                running.append((group, program(self.params, lq, start, extra=extra)))
                 if len(running) > depth:
                     self._deliver(*running.popleft(), report)
             while running:

@@ -146,12 +146,12 @@ def test_a_file_that_moves_the_cursor_is_refused_in_plain_letters(tadsr, files, 
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        ((), "no SOURCE; expected resshift, or the folder of a bundle or of a training run"),
+        ((), "no SOURCE; expected resshift, seesr, or the folder of a bundle or of a training run"),
         (("resshift", "--unet", "a.pth"), "no -o"),
         (("resshift", "-o", "b"), "no --unet"),
         (
             ("ressift", "--unet", "a.pth", "-o", "b"),
-            "SOURCE is 'ressift'; expected resshift, or a folder with --to torch",
+            "SOURCE is 'ressift'; expected resshift, seesr, or a folder with --to torch or --to diffusers",
         ),
         (("resshift", "--unet", "a.pth", "-o", "b", "--part", "ema"), "--part cannot go with SOURCE resshift"),
         (("resshift", "--unet", "a.pth", "-o", "b"), "a.pth: the name of the file is not that of a public U-Net"),
@@ -169,6 +169,19 @@ def test_a_file_that_moves_the_cursor_is_refused_in_plain_letters(tadsr, files, 
         (("x", "--to", "torch", "-o", "a.pth", "--unet", "a.pth"), "--unet cannot go with --to torch"),
         (("--list", "a.pth", "-o", "b"), "-o cannot go with --list"),
         (("--list", "a.pth"), "a.pth: cannot be read"),
+        (("--list", "a.pth", "--model", "a"), "--model cannot go with --list"),
+        (("seesr", "--sd", "a", "-o", "b"), "no --model; expected the folder with unet/ and controlnet/ of SeeSR"),
+        (("seesr", "--model", "a"), "no -o"),
+        (
+            ("seesr", "--model", "a", "--unet", "u.pth", "--config", "c.json", "-o", "b"),
+            "--unet, --config cannot go with SOURCE seesr",
+        ),
+        (("seesr", "--model", "a", "--part", "ema", "-o", "b"), "--part cannot go with SOURCE seesr"),
+        (("resshift", "--unet", "a.pth", "--sd", "a", "-o", "b"), "--sd cannot go with SOURCE resshift"),
+        (("seesr", "--model", "addsr", "-o", "b"), "addsr: no such folder"),
+        (("nowhere", "--to", "diffusers", "-o", "a"), "SOURCE nowhere is no folder; expected the folder of a bundle"),
+        (("x", "--to", "diffusers", "-o", "a", "--part", "ema"), "--part cannot go with --to diffusers"),
+        (("x", "--to", "diffusers", "-o", "a", "--ram", "r"), "--ram cannot go with --to diffusers"),
     ],
 )
 def test_wrong_use_is_one_line_with_a_remedy(tadsr, argv, words):
@@ -217,7 +230,13 @@ def test_networks_of_a_training_run_are_written_too(tadsr, bundle, monkeypatch):
         stats={"discriminator": {"spectral": judge["spectral"]}},
         ema=random(shapes["student"]),
     )
-    run = types.SimpleNamespace(family=family, state=state, fixed={"autoencoder": random(shapes["autoencoder"])})
+    run = types.SimpleNamespace(
+        family=family,
+        state=state,
+        recipe=types.SimpleNamespace(trained=None),
+        fixed={"autoencoder": random(shapes["autoencoder"])},
+        rest=None,
+    )
     monkeypatch.setattr(job, "saved", lambda workdir, step: run if step == 7 else None)
     Path("runs/x").mkdir(parents=True)
     wanted = {
@@ -237,3 +256,71 @@ def test_networks_of_a_training_run_are_written_too(tadsr, bundle, monkeypatch):
     assert any(name.endswith("weight_u") for name in torch_file.read("discriminator.pth"))
     message = refusal(tadsr("runs/x", "--to", "torch", "--part", "teacher", "--step", 7, "-o", "t.pth"))
     assert "the networks of runs/x are student, discriminator, ema, autoencoder" in message
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders and files of the SeeSR family, and a bundle of them: its tagger cannot be tiny in a file of its own."""
+    from tadsr_jax.convert import seesr
+    from tests import tiny_public
+
+    place = tmp_path_factory.mktemp("seesr")
+    files = tiny_public.write(place, model="AddSR")
+    seesr.seesr(**files, output=place / "bundle")
+    return place
+
+
+def test_a_bundle_becomes_a_folder_of_diffusers_and_that_a_bundle(tadsr, folders):
+    code, out, err = tadsr(folders / "bundle", "--to", "diffusers", "-o", "folder")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "-> folder; next: tadsr convert seesr --model folder -o BUNDLE"
+    unet = Path("folder/unet/diffusion_pytorch_model.safetensors")
+    assert f"  unet/{unet.name}  SHA-256 {bundles.file_sha256(unet)}" in out.splitlines()
+    code, out, err = tadsr("seesr", "--model", "folder", "--steps", 2, "-o", "again")
+    assert (code, err) == (0, "")
+    lines, info = out.splitlines(), bundles.describe("again")
+    assert lines[0] == "addsr: x4, 2 step(s), stochastic" and info["steps"] == 2
+    assert f"  unet/{unet.name}  SHA-256 {bundles.file_sha256(unet)}" in lines
+    assert lines[-1] == "-> again; next: tadsr upscale photo.png --weights again"
+    for name, network in bundles.describe(folders / "bundle")["networks"].items():
+        assert info["networks"][name]["sha256"] == network["sha256"]
+    code, out, _ = tadsr("again", "--to", "diffusers", "-o", "folder", "--json", "--overwrite")
+    assert code == 0 and json.loads(out)["folder"] == "folder"
+
+
+def test_a_ram_file_that_is_not_the_published_one_is_refused(tadsr, folders):
+    files = ("--ram", folders / "ram.pth", "--dape", folders / "DAPE.pth")
+    message = refusal(tadsr("seesr", "--model", folders / "AddSR", "--sd", folders / "sd2-base", *files, "-o", "b"))
+    assert "ram.pth do not fit this network" in message and "expected (192, 3, 4, 4)" in message
+    assert not Path("b").exists()
+
+
+def test_a_network_of_the_second_family_is_written_for_pytorch(tadsr, folders):
+    code, out, _ = tadsr(folders / "bundle", "--to", "torch", "--part", "autoencoder", "-o", "vae.safetensors")
+    assert code == 0 and out.startswith(f"autoencoder of {folders / 'bundle'} (AutoencoderKL): ")
+    assert tadsr(folders / "bundle", "--to", "torch", "--part", "student", "-o", "student.pth")[0] == 0
+    student = torch_file.read("student.pth")
+    assert {name.split(".")[0] for name in student} == {"unet", "controlnet"}
+
+
+def test_a_student_that_learnt_in_part_is_written_whole(tadsr, monkeypatch):
+    """Its state holds what learns, of itself and of its average; the rest is that of its teacher."""
+    job = importlib.import_module("tadsr_jax.job.saved")
+    rest = {"conv_in": {"bias": np.zeros(2, np.float32)}, "conv_out": {"bias": np.ones(2, np.float32)}}
+    part = lambda value: {"conv_out": {"bias": np.full(2, value, np.float32)}}
+    run = types.SimpleNamespace(
+        family=types.SimpleNamespace(networks={"denoiser": None}),
+        state=types.SimpleNamespace(params={"student": part(2)}, stats={}, ema=part(3)),
+        recipe=types.SimpleNamespace(trained=lambda path: path[0] == "conv_out"),
+        fixed={},
+        rest=rest,
+    )
+    monkeypatch.setattr(job, "saved", lambda workdir, step: run)
+    Path("run").mkdir()
+    for name, value in (("student", 2), ("ema", 3)):
+        assert tadsr("run", "--to", "torch", "--part", name, "-o", f"{name}.pth")[0] == 0
+        found = torch_file.read(f"{name}.pth")
+        assert {key: array.tolist() for key, array in found.items()} == {
+            "conv_in.bias": [0, 0],
+            "conv_out.bias": [value, value],
+        }

@@ -254,7 +254,7 @@ def test_parts_are_taken_from_the_first_folder_that_has_them(tmp_path):
     (sd2 / "tokenizer").mkdir()
     for name in ("vocab.json", "merges.txt"):
         (sd2 / "tokenizer" / name).touch()
-    assert sd_folder.parts_of(addsr, sd2, needed=sd_folder.PARTS) == {
+    assert sd_folder.parts_of(addsr, sd2, needed=[part for part in sd_folder.PARTS if part != "tagger"]) == {
         **{kind: addsr / kind for kind in ("unet", "controlnet")},
         **{kind: sd2 / kind for kind in ("vae", "text_encoder", "scheduler", "tokenizer")},
     }
@@ -268,17 +268,19 @@ def test_everything_that_is_missing_is_told_at_once_and_where_it_is_published(tm
     assert refusal(sd_folder.parts_of, tmp_path, needed=sd_folder.PARTS) == (
         f"{tmp_path}: missing unet ({tmp_path}/unet has no diffusion_pytorch_model.safetensors, nor other weights), "
         "controlnet (there is no folder controlnet/), text_encoder (there is no folder text_encoder/), "
+        "tagger (there is no folder tagger/), "
         f"tokenizer ({tmp_path}/tokenizer has no tokenizer.json or vocab.json and merges.txt); found vae, scheduler. "
         "Published: unet, controlnet with SeeSR, AddSR and TAD-SeeSR, behind the links in the READMEs of cswry/SeeSR, "
         "NJU-PCALab/AddSR and LearningHx/TAD-SR; text_encoder, tokenizer with SD-2-base, "
-        "stabilityai/stable-diffusion-2-base at Hugging Face."
+        "stabilityai/stable-diffusion-2-base at Hugging Face; tagger with RAM, xinyu1205/recognize-anything at Hugging "
+        "Face: give its file ram_swin_large_14m.pth as --ram."
     )
     assert "no such folder" in refusal(sd_folder.parts_of, tmp_path / "nowhere")
     assert "missing vae (there is no folder vae/); found scheduler" in refusal(
         sd_folder.read_part, tmp_path / "scheduler", "vae"
     )
     assert refusal(sd_folder.read_part, tmp_path, "safety_checker") == (
-        "kind is 'safety_checker'; expected one of unet, controlnet, vae, text_encoder, scheduler."
+        "kind is 'safety_checker'; expected one of unet, controlnet, vae, text_encoder, scheduler, tagger."
     )
 
 
@@ -370,6 +372,19 @@ def test_large_weights_become_shards_that_are_read_as_one(tmp_path):
 
 
 TINY_RAM = Case(FIXTURES / "seesr/ram_3stage", FIXTURES)
+
+
+def test_a_tagger_is_a_part_too_with_the_fields_of_its_network_as_configuration(tmp_path):
+    network = RAM(image_size=32, window_size=4, embed_dim=8, depths=(1, 1), num_heads=(2, 2), num_class=None)
+    params = names.to_flax(network, synth.weights(names.public_shapes(abstract_variables(network))))["params"]
+    folder = sd_folder.write_part(tmp_path, "tagger", network, params)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["_class_name"] == "RAM" and config["num_class"] is None and config["depths"] == [1, 1]
+    back = sd_folder.read_part(tmp_path, "tagger")
+    assert back.module == network
+    assert_same(flatten_dict(back.params), flatten_dict(params))
+    (folder / "config.json").write_text(json.dumps(config | {"width": 3}))
+    assert "it makes no RAM here: tagger.width is unknown" in refusal(sd_folder.read_part, tmp_path, "tagger")
 
 
 def test_ram_and_dape_are_read_from_their_two_files(tmp_path):

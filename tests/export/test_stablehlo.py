@@ -14,8 +14,9 @@ from safetensors.numpy import load_file
 
 from tadsr_jax import bundles, export
 from tadsr_jax.export import stablehlo
-from tadsr_jax.families import resshift
+from tadsr_jax.families import resshift, seesr_build
 from tadsr_jax.types import Bundle
+from tests import tiny_seesr
 from tests.runs import trained
 from tests.toys import randomised, tiny_family
 
@@ -47,6 +48,11 @@ def inpainting(**info) -> Bundle:
     return model_of(resshift.build(scale=1, denoiser=denoiser, autoencoder=VQ, diffusion=diffusion), **info)
 
 
+def second_family(**info) -> Bundle:
+    family = seesr_build.build(**tiny_seesr.SETTINGS)
+    return Bundle(family=family, params=tiny_seesr.random_params(family), info={"scale": family.scale} | info)
+
+
 def written(folder, model: Bundle):
     """What a stranger has: (program, weights, manifest)."""
     folder.mkdir()
@@ -72,6 +78,7 @@ def inputs_of(manifest: dict, *, b: int, h: int, w: int) -> list[np.ndarray]:
         (small, 1, "deterministic", ({"b": 1, "h": 4, "w": 6}, {"b": 2, "h": 6, "w": 2})),
         (small, 2, "stochastic", ({"b": 1, "h": 4, "w": 6}, {"b": 2, "h": 6, "w": 2})),
         (inpainting, 1, "deterministic", ({"b": 2, "h": 2, "w": 1},)),  # takes long to compile
+        (second_family, 2, "stochastic", ({"b": 2, "h": 4, "w": 6},)),
     ],
 )
 def test_the_program_equals_the_model_at_every_batch_and_size(tmp_path, make, steps, sampler, calls):

@@ -18,6 +18,7 @@ from tadsr_jax.networks.clip_text import CLIPTextModel
 from tadsr_jax.networks.controlled_unet import ControlledUNet
 from tadsr_jax.networks.controlnet import ControlNet
 from tadsr_jax.networks.kl import AutoencoderKL
+from tadsr_jax.networks.public_sd import IMAGE_STATES
 from tadsr_jax.networks.ram import RAM
 from tadsr_jax.networks.unet_sd import SDUNet
 from tadsr_jax.types import Family
@@ -108,6 +109,9 @@ def _check_fit(networks: dict, *, scale: int) -> None:
         "text_encoder.hidden_size": (networks["text_encoder"].hidden_size, unet.cross_attention_dim),
         "denoiser.controlnet: the picture's size": (controlnet.factor, factor),
         "denoiser.controlnet.block_out_channels": (controlnet.block_out_channels, unet.block_out_channels),
+        "denoiser.controlnet.in_channels": (controlnet.in_channels, unet.in_channels),
+        "denoiser.controlnet.cross_attention_dim": (controlnet.cross_attention_dim, unet.cross_attention_dim),
+        "tagger.states_dim": (networks["tagger"].states_dim, IMAGE_STATES),
     }
     for name, (found, expected) in wanted.items():
         if found != expected:

@@ -29,6 +29,10 @@ PUBLIC = {  # the same for the public models of a family
         "init.autoencoder": "the VQ autoencoder (autoencoder_vq_f4.pth of the ResShift releases, or a bundle): "
         "--config.init.autoencoder=FILE",
     },
+    "seesr": {
+        "init.teacher": "SeeSR, as a bundle with all its networks (`tadsr convert seesr` makes one of its public "
+        "files): --config.init.teacher=FOLDER",
+    },
 }
 
 

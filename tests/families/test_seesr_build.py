@@ -43,6 +43,7 @@ def test_its_networks_are_those_of_its_sections(family):
     [
         ("autoencoder", {"latent_channels": 8}, "autoencoder.latent_channels is 8; the other networks need 4"),
         ("text_encoder", {"hidden_size": 32}, "text_encoder.hidden_size is 32; the other networks need 16"),
+        ("tagger", {"states_dim": 64}, "tagger.states_dim is 64; the other networks need 512"),
         ("denoiser", {"width": 3}, "denoiser.width is unknown; expected unet, controlnet, dtype, remat"),
         ("tagger", {"depth": 3}, "config.networks.tagger"),
     ],

@@ -202,6 +202,7 @@ def validation_pairs(
 
     Centre crops of `gt_size`; with None the whole picture, cut so that the sides of lq are multiples of `multiple`.
     The degradation of picture i is drawn from (seed, i). source='demo': the photographs that training never sees.
+    source='prepared': lq is reduced again, since a model is given small pictures.
     """
     opened = sources.open_source(source, path, lq_path=lq_path, scale=scale, split=split, is_training=False)
     degrade.validate(degradation or {}, scale=1 if source in sources.PAIRED else scale)
@@ -223,6 +224,8 @@ def validation_pairs(
             ratio = len(picture["gt"]) // len(picture["lq"])
             lq = centre_crop(picture["lq"], gt_size and gt_size // ratio, multiple * scale // ratio)
             lq, gt = images.to_float(lq), images.to_float(gt)
+            if ratio == 1 and scale > 1:  # of prepared folders: near what was enlarged, which they do not hold
+                lq = np.clip(images.matlab_bicubic(lq, 1 / scale), 0, 1)
         else:
             rng = np.random.default_rng([seed, i])
             lq, gt = degrade.degrade(images.to_float(gt), rng, scale=scale, **degrade.chosen(degradation))

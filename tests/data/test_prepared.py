@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tadsr_jax import data, pictures
+from tadsr_jax import data, images, pictures
 from tadsr_jax.data import sources
 from tests import tiny_tokenizer
 from tests.tiny_tokenizer import CAT, END, SOFA, START
@@ -156,13 +156,14 @@ def test_other_sources_say_nothing_and_give_the_same_pictures_as_without_a_token
     assert all(np.array_equal(with_words[key], without[key]) for key in without)
 
 
-def test_validation_pairs_have_an_lq_of_the_size_of_gt(config):
+def test_validation_pairs_have_the_small_lq_that_a_model_is_given(config):
     for size, shape in ((16, (16, 16, 3)), (None, (24, 16, 3))):
         pairs = data.validation_pairs(
-            source="prepared", path=config["path"], count=2, gt_size=size, scale=1, multiple=8
+            source="prepared", path=config["path"], count=2, gt_size=size, scale=4, multiple=2
         )
         assert [pair["name"] for pair in pairs] == ["a", "b"] and pairs[0]["gt"].shape == shape
-        np.testing.assert_array_equal(pairs[1]["lq"], pairs[1]["gt"][..., ::-1])
+        gt, lq = images.from_signed(pairs[1]["gt"]), images.from_signed(pairs[1]["lq"])
+        np.testing.assert_allclose(lq, np.clip(images.matlab_bicubic(gt[..., ::-1], 1 / 4), 0, 1), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ class Family:
     init: Callable  # key -> {name of a network: params}, jitted inside eval_shape or jit
     sample: Callable  # (params, lq, noise, *, steps, extra, stochastic) -> image: what a user runs
     longest: int  # the most steps that `sample` takes: what a teacher is sampled with
-    sampler: str = "deterministic"  # how it takes more than one step by default: this, or "stochastic"
+    samplers: tuple[str, ...] = ("deterministic", "stochastic")  # how it can take several steps, by default the first
     color_fix: str = "none"  # what its pictures need by default: this, "wavelet" or "adain"
     smallest: int = 1  # pixels of lq's shorter side that the model was made for: less is enlarged to that before
     # What a user may say of a picture, where there is anything: (texts of the bundle, *, steps, **words) -> request,
@@ -93,6 +93,11 @@ class Family:
     prepare: Callable | None = None
     predict_eps: Callable | None = None  # as predict_z0, where the denoiser predicts the noise
     states: Callable | None = None  # (frozen, picture) -> what a tagger sees in it, where the family has one
+
+    @property
+    def sampler(self) -> str:
+        """How it takes several steps by default."""
+        return self.samplers[0]
 
     @property
     def fixed(self) -> tuple[str, ...]:

@@ -187,6 +187,7 @@ def command(
     Examples:
       tadsr upscale photo.jpg --weights runs/small/bundle
       tadsr upscale holiday/ 'scans/*.tif' -o large -s 2 --weights runs/small
+      tadsr upscale photo.jpg --weights addsr --steps 2 --psr-weight 0.3 --prompt "a red fox"
     \b
     INPUT is a picture (PNG, JPEG, WebP, BMP, TIFF), a folder, searched with its subfolders, or a quoted glob.
     Results that exist are skipped: a run that was stopped goes on with the same command. Names of results are

@@ -91,7 +91,7 @@ def build(
         init=init,
         sample=sampler(vocabulary, scale=scale),
         longest=STEPS,
-        sampler="stochastic",
+        samplers=("stochastic",),
         color_fix="adain",
         smallest=smallest // scale,
         request=request,

@@ -254,9 +254,11 @@ class Upscaler:
         longest = self._family.longest
         steps = self.info.get("steps", 1) if steps is None else steps
         _check_choice("steps", steps, range(1, longest + 1), f"a whole number from 1 to {longest}")
-        sampler = self.info.get("sampler", "deterministic") if sampler is None else sampler
+        sampler = self.info.get("sampler", self._family.sampler) if sampler is None else sampler
         _check_choice("sampler", sampler, bundles.SAMPLERS, " or ".join(bundles.SAMPLERS))
-        color_fix = self.info.get("color_fix", "none") if color_fix is None else color_fix
+        if steps > 1 and sampler not in self._family.samplers:
+            raise ValueError(f"sampler is {sampler!r}; several steps of this model are {self._family.sampler}.")
+        color_fix = self.info.get("color_fix", self._family.color_fix) if color_fix is None else color_fix
         _check_choice("color_fix", color_fix, bundles.COLOR_FIXES, ", ".join(bundles.COLOR_FIXES))
         _check_choice("seed", seed, range(2**64), "a whole number from 0 to 2^64 - 1")
         scale = self.scale if scale is None else scale

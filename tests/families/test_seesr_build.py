@@ -92,6 +92,8 @@ def test_a_bundle_of_it_upscales_pictures(family, params, tmp_path):
         np.testing.assert_array_equal(leaf, flatten_dict(params)[path])
     picture = rng.integers(0, 255, (11, 18, 3), dtype=np.uint8)
     upscaler = Upscaler(loaded)
+    with pytest.raises(ValueError, match="sampler is 'deterministic'; several steps of this model are stochastic"):
+        upscaler(picture, steps=2, sampler="deterministic")
     whole = upscaler(picture, tile=None)
     assert whole.shape == (44, 72, 3)
     np.testing.assert_allclose(whole.mean((0, 1)), picture.mean((0, 1)), atol=3)  # colours are the input's

@@ -32,7 +32,7 @@ from tadsr_jax.networks import configured, diffaugment, parts
 from tadsr_jax.networks import dino as vits
 from tadsr_jax.networks.discriminators import ConditionalDiscriminator
 from tadsr_jax.networks.unet_sd import is_trained
-from tadsr_jax.recipes import targets
+from tadsr_jax.recipes import objectives, targets
 from tadsr_jax.types import Recipe
 
 # What the public training code does against the paper, and against the public sampling code.
@@ -124,8 +124,7 @@ def recipe(
     dino, dinov2        fields of `networks.dino.VisionTransformer` where they are not ViT-S's
     """
     schedule = family.schedule
-    if not (distillation or adversarial):
-        raise ValueError("config.losses: distillation and adversarial are both 0; the student would learn nothing.")
+    objectives.check_weights(distillation=distillation, adversarial=adversarial)
     if schedule.num_steps <= FEW_STEPS[0]:
         raise ValueError(f"config.diffusion.num_steps is {schedule.num_steps}; AddSR's times need 1000 steps.")
     preset = VARIANTS[targets.choice("variant", variant, VARIANTS)]
@@ -211,33 +210,28 @@ def recipe(
         x = vits.normalize(diffaugment.view(x, view, size=size))
         return vit["dino"].apply({"params": frozen["dino"]}, x).maps
 
-    def logits(params, stats, picture, frozen, draws, view):
-        return targets.logits(network, params, stats, maps(picture, frozen, draws[view]), draws["class_token"])
-
     def init_discriminator(key, outputs, draws):
         side = size // vit["dino"].patch
         seen = jnp.zeros((1, side, side, vit["dino"].dim))
         return network.init(key, [seen] * len(vit["dino"].taps), draws["class_token"][:1], update_stats=False)
 
     def discriminator_loss(params, stats, outputs, frozen, batch, draws):
-        real, stats = logits(params, stats, batch.gt, frozen, draws, "view_real")
-        fake, stats = logits(params, stats, lax.stop_gradient(outputs["image"]), frozen, draws, "view_fake")
-        loss = losses.hinge_discriminator(real, fake)
-        return jnp.mean(loss), ({"loss_d": loss, "logit_real": real, "logit_fake": fake}, stats)
+        real = maps(batch.gt, frozen, draws["view_real"])
+        fake = maps(outputs["image"], frozen, draws["view_fake"])
+        return objectives.judged(network, params, stats, real, fake, draws["class_token"])
 
     def student_loss(outputs, discriminator, stats, frozen, batch, draws):
-        logs, loss = {}, 0.0
+        terms = {}
         if distillation:
             signal = schedule.signal(draws["teacher_t"])[..., 0, 0, 0]
             x_k = teacher_pictures(lax.stop_gradient(outputs["z0"]), frozen, draws)
             distance = losses.distillation(outputs["image"] / 2 + 0.5, x_k, signal)
-            logs["distillation"] = weight(draws) * distance
-            loss += distillation * logs["distillation"]
+            terms["distillation"] = distillation, weight(draws) * distance
         if adversarial:
-            fake, stats = logits(discriminator, stats, outputs["image"], frozen, draws, "view_gan")
-            logs["gan"] = losses.hinge_generator(fake)
-            loss += adversarial * logs["gan"]
-        return jnp.mean(loss), (logs | {"loss": loss}, stats)
+            fake = maps(outputs["image"], frozen, draws["view_gan"])
+            gan, stats = objectives.answered(network, discriminator, stats, fake, draws["class_token"])
+            terms["gan"] = adversarial, gan
+        return objectives.weighted(terms, stats)
 
     return Recipe(
         adds={"discriminator": init_discriminator} if adversarial else {},

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tadsr_jax import losses
-from tadsr_jax.recipes import targets
+from tadsr_jax.recipes import objectives, targets
 from tadsr_jax.types import Family, Recipe
 
 
@@ -88,18 +88,15 @@ def recipe(
         target = draws["z_tea"]
         if uncertainty:
             target = target * outputs["unsure"] + draws["z_gt"] * (1 - outputs["unsure"])
-        logs = {"mse": losses.mse(outputs["z0"], target)}
-        loss = logs["mse"]
+        terms = {"mse": (1.0, losses.mse(outputs["z0"], target))}
         if inverse:
-            logs["mse_inverse"] = losses.mse(outputs["z_T"], draws["z_T"])
-            loss = loss + inverse * logs["mse_inverse"]
+            terms["mse_inverse"] = inverse, losses.mse(outputs["z_T"], draws["z_T"])
         if covariance:
             residual = outputs["z_T_gt"] - draws["condition"]["z_y"]
-            logs["covariance"] = losses.covariance_penalty(residual, schedule.kappa * schedule.sqrt_eta[last])
-            loss = loss + covariance * logs["covariance"]
+            std = schedule.kappa * schedule.sqrt_eta[last]
+            terms["covariance"] = covariance, losses.covariance_penalty(residual, std)
         if gt:
-            logs["mse_gt"] = losses.mse(outputs["z0_gt"], draws["z_gt"])
-            loss = loss + gt * logs["mse_gt"]
-        return jnp.mean(loss), (logs | {"loss": loss}, stats)
+            terms["mse_gt"] = gt, losses.mse(outputs["z0_gt"], draws["z_gt"])
+        return objectives.weighted(terms, stats)
 
     return Recipe(adds={}, frozen=("teacher", "autoencoder"), draw=draw, generate=generate, student_loss=student_loss)

@@ -14,18 +14,16 @@ The released code has batches of one picture; here the terms are means over the 
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tadsr_jax import losses
 from tadsr_jax.families.seesr import Words
 from tadsr_jax.networks import configured, parts
 from tadsr_jax.networks.discriminators import TimeAwareDiscriminator
 from tadsr_jax.networks.unet_sd import is_trained
-from tadsr_jax.recipes import targets
+from tadsr_jax.recipes import objectives, targets
 from tadsr_jax.types import Batch, Recipe
 
 TIMES = tuple(range(20, 881, 20))  # the public 44, of 1000
@@ -75,14 +73,13 @@ def recipe(
     discriminator       fields of `networks.discriminators.TimeAwareDiscriminator`: c_dim, embed_dim, dtype
     """
     schedule, last = family.schedule, family.schedule.num_steps - 1
-    if not (regression or score or adversarial):
-        raise ValueError("config.losses: regression, score and adversarial are all 0; the student would learn nothing.")
+    weights = {"regression": regression, "score": score, "adversarial": adversarial}
+    objectives.check_weights(**weights)
     targets.choice("target", target, TARGETS)
     targets.choice("teacher_condition", teacher_condition, targets.CONDITIONS)
     if not len(times) or min(times) < 0 or max(times) > last:
         raise ValueError(f"config.losses.times is {tuple(times)}; expected one or more steps from 0 to {last}.")
     network = configured(TimeAwareDiscriminator, "config.losses.discriminator", DISCRIMINATOR | (discriminator or {}))
-    logits = partial(targets.logits, network)
 
     def draw(key, frozen, batch):
         batch = targets.enlarged(batch)
@@ -105,6 +102,13 @@ def recipe(
             draws["z_tch"] = encode(key_target, teacher_pictures(batch))
         return draws
 
+    def z_student(params, frozen, draws):
+        """z_s."""
+        # As in the released code, training starts from the ground truth's latent and sampling from that of lq: at step
+        # T-1 either is 0.07 of z_T, the rest is noise.
+        z_T = schedule.start(draws["z_gt"], draws["eps"])
+        return family.predict_z0(parts.merged(frozen["student"], params), z_T, last, draws["condition"])
+
     def z_target(draws):
         """z*."""
         return draws["z_tch"] if target == "tch" else draws["z_gt"]
@@ -114,51 +118,22 @@ def recipe(
         z_t = schedule.add_noise(z, draws["disc_t"], draws["disc_eps"])
         return family.features(frozen["teacher"], z_t, draws["disc_t"], draws["teacher_condition"])
 
-    def generate(student, frozen, batch, draws):
-        # As in the released code, training starts from the ground truth's latent and sampling from that of lq: at step
-        # T-1 either is 0.07 of z_T, the rest is noise.
-        z_T = schedule.start(draws["z_gt"], draws["eps"])
-        whole = parts.merged(frozen["student"], student)
-        z0 = family.predict_z0(whole, z_T, last, draws["condition"])
-        return {"z0": z0} | ({"features": teacher_features(z0, frozen, draws)} if adversarial else {})
-
     def score_difference(z0, frozen, draws):
         """g of `losses.score_distillation`."""
         given = (draws[name] for name in ("score_t", "score_eps", "teacher_condition"))
         of_student, of_target = teacher_eps(family, frozen["teacher"], jnp.stack([z0, z_target(draws)]), *given)
         return of_student - of_target
 
-    def init_discriminator(key, outputs, draws):
-        return network.init(key, outputs["features"], draws["disc_t"], update_stats=False)
-
-    def discriminator_loss(params, stats, outputs, frozen, batch, draws):
-        real_features = lax.stop_gradient(teacher_features(draws["z_gt"], frozen, draws))
-        real, stats = logits(params, stats, real_features, draws["disc_t"])
-        fake, stats = logits(params, stats, lax.stop_gradient(outputs["features"]), draws["disc_t"])
-        loss = losses.hinge_discriminator(real, fake)
-        return jnp.mean(loss), ({"loss_d": loss, "logit_real": real, "logit_fake": fake}, stats)
-
-    def student_loss(outputs, discriminator, stats, frozen, batch, draws):
-        logs, loss = {}, 0.0
-        if regression:
-            logs["mse"] = losses.mse(outputs["z0"], z_target(draws))
-            loss += regression * logs["mse"]
-        if score:
-            g = score_difference(lax.stop_gradient(outputs["z0"]), frozen, draws)
-            logs["hsd"] = losses.score_distillation(outputs["z0"], g)
-            loss += score * logs["hsd"]
-        if adversarial:
-            fake, stats = logits(discriminator, stats, outputs["features"], draws["disc_t"])
-            logs["gan"] = losses.hinge_generator(fake)
-            loss += adversarial * logs["gan"]
-        return jnp.mean(loss), (logs | {"loss": loss}, stats)
-
     return Recipe(
-        adds={"discriminator": init_discriminator} if adversarial else {},
         frozen=("student", "teacher", "autoencoder", "text_encoder", "tagger"),
         draw=draw,
-        generate=generate,
-        student_loss=student_loss,
-        discriminator_loss=discriminator_loss if adversarial else None,
         trained=is_trained,
+        **objectives.latent_distillation(
+            network,
+            **weights,
+            z_student=z_student,
+            z_target=z_target,
+            score_difference=score_difference,
+            features=teacher_features,
+        ),
     )

@@ -14,16 +14,12 @@ The full text of the paper was not at hand; where the released code departs from
 and `variant` sets them all (VARIANTS).
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from tadsr_jax import losses
 from tadsr_jax.networks import configured
 from tadsr_jax.networks.discriminators import TimeAwareDiscriminator
-from tadsr_jax.recipes import targets
+from tadsr_jax.recipes import objectives, targets
 from tadsr_jax.types import Family, Recipe
 
 # What the public code does against its paper. Numbers of times: how many of the lowest indices are drawn from, 0 being
@@ -94,8 +90,8 @@ def recipe(
     start_noise             with student_times: the noise level of the student's "own" index, or of the "last" one
     """
     schedule, last = family.schedule, family.schedule.num_steps - 1
-    if not (regression or score or adversarial):
-        raise ValueError("config.losses: regression, score and adversarial are all 0; the student would learn nothing.")
+    weights = {"regression": regression, "score": score, "adversarial": adversarial}
+    objectives.check_weights(**weights)
     preset = VARIANTS[targets.choice("variant", variant, VARIANTS)]
     scaling = targets.choice("score_input_scaling", score_input_scaling or preset["score_input_scaling"], SCALINGS)
     score_noise = targets.choice("score_noise", score_noise or preset["score_noise"], NOISES)
@@ -114,7 +110,6 @@ def recipe(
     if student_times and teacher_sampling != "deterministic":
         raise ValueError("config.losses.student_times needs teacher_sampling='deterministic'.")
     network = configured(TimeAwareDiscriminator, "config.losses.discriminator", discriminator or {})
-    logits = partial(targets.logits, network)
 
     def draw_noise(key, shape, kind):
         return jax.random.normal(key, shape) if kind == "normal" else jax.random.uniform(key, shape)
@@ -133,14 +128,14 @@ def recipe(
             "disc_eps": draw_noise(key_md, shape, disc_noise),
         }
 
+    def z_student(params, frozen, draws):
+        """z_s."""
+        return family.predict_z0(params, draws["z_T"], draws["first"], draws["condition"])
+
     def encoder_features(z, frozen, draws):
         """The teacher's encoder maps of z, noised for the discriminator."""
         z_t = schedule.add_noise(z, draws["condition"]["z_y"], draws["disc_t"], draws["disc_eps"])
         return family.features(frozen["teacher"], z_t, draws["disc_t"], draws["condition"])
-
-    def generate(student, frozen, batch, draws):
-        z0 = family.predict_z0(student, draws["z_T"], draws["first"], draws["condition"])
-        return {"z0": z0} | ({"features": encoder_features(z0, frozen, draws)} if adversarial else {})
 
     def teacher_eps(z, frozen, draws):
         """e(q(z, m, t)): the noise that the teacher sees in z, noised for the score term."""
@@ -158,37 +153,17 @@ def recipe(
         target = draws["z_tea"] if score_target == "teacher" else draws["z_gt"]
         return teacher_eps(z0, frozen, draws) - teacher_eps(target, frozen, draws)
 
-    def init_discriminator(key, outputs, draws):
-        return network.init(key, outputs["features"], draws["disc_t"], update_stats=False)
-
-    def discriminator_loss(params, stats, outputs, frozen, batch, draws):
-        real_features = lax.stop_gradient(encoder_features(draws["z_gt"], frozen, draws))
-        real, stats = logits(params, stats, real_features, draws["disc_t"])
-        fake, stats = logits(params, stats, lax.stop_gradient(outputs["features"]), draws["disc_t"])
-        loss = losses.hinge_discriminator(real, fake)
-        return jnp.mean(loss), ({"loss_d": loss, "logit_real": real, "logit_fake": fake}, stats)
-
-    def student_loss(outputs, discriminator, stats, frozen, batch, draws):
-        logs, loss = {}, 0.0
-        if regression:
-            logs["mse"] = losses.mse(outputs["z0"], draws["z_tea"])
-            loss += regression * logs["mse"]
-        if score:
-            g = score_difference(lax.stop_gradient(outputs["z0"]), frozen, draws)
-            logs[score_kind] = losses.score_distillation(outputs["z0"], g)
-            loss += score * logs[score_kind]
-        if adversarial:
-            fake, stats = logits(discriminator, stats, outputs["features"], draws["disc_t"])
-            logs["gan"] = losses.hinge_generator(fake)
-            loss += adversarial * logs["gan"]
-        return jnp.mean(loss), (logs | {"loss": loss}, stats)
-
     return Recipe(
-        adds={"discriminator": init_discriminator} if adversarial else {},
         frozen=("teacher", "autoencoder"),
         draw=draw,
-        generate=generate,
-        student_loss=student_loss,
-        discriminator_loss=discriminator_loss if adversarial else None,
         first_step_full_rate=variant == "released",
+        **objectives.latent_distillation(
+            network,
+            **weights,
+            z_student=z_student,
+            z_target=lambda draws: draws["z_tea"],
+            score_difference=score_difference,
+            features=encoder_features,
+            score_kind=score_kind,
+        ),
     )

@@ -1,10 +1,8 @@
-"""What the distilling recipes share: the start noise, the teacher's answer to it, and the discriminator's."""
+"""What the distilling recipes are measured against: the start noise and the teacher's answer to it, its condition."""
 
 from functools import partial
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from tadsr_jax.diffusion import sample
 from tadsr_jax.families.seesr import Words, enlarge
@@ -58,16 +56,6 @@ def draw(family: Family, key, frozen, batch, *, sampling: str, first=None, start
         noise = lambda i: jax.random.normal(jax.random.fold_in(key_steps, i), z_T.shape)
         z_tea, _ = sample.stochastic(family.schedule, predict, z_T, noise)
     return {"condition": condition, "z_gt": z_gt, "eps": eps, "z_T": z_T, "z_tea": z_tea}
-
-
-def logits(network: nn.Module, params, stats, features, condition):
-    """A discriminator's answers to feature maps, (b, all logits), and its state after one power iteration.
-
-    condition: what else the network reads, such as the steps t (b,).
-    """
-    variables = {"params": params, **stats}
-    answers, stats = network.apply(variables, features, condition, update_stats=True, mutable=list(stats))
-    return jnp.concatenate(answers, axis=1), stats
 
 
 def enlarged(batch: Batch) -> Batch:

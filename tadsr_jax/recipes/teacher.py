@@ -9,6 +9,7 @@ import numpy as np
 
 from tadsr_jax import losses
 from tadsr_jax.networks.perceptual import lpips
+from tadsr_jax.recipes import objectives
 from tadsr_jax.types import Family, Recipe
 
 WEIGHTINGS = ("uniform", "bound", "preconditioned")
@@ -62,13 +63,11 @@ def recipe(family: Family, *, weighting: str = "uniform", perceptual: float = 0.
         return {"z0": family.predict_z0(student, z_t, draws["t"], draws["condition"])}
 
     def student_loss(outputs, discriminator, stats, frozen, batch, draws):
-        logs = {"mse": losses.mse(outputs["z0"], draws["z0"])}
-        loss = schedule.at(weight, draws["t"], ndim=1) * logs["mse"]
+        terms = {"mse": (schedule.at(weight, draws["t"], ndim=1), losses.mse(outputs["z0"], draws["z0"]))}
         if perceptual:
             image = jnp.clip(family.decode(frozen, outputs["z0"]), -1, 1)
-            logs["lpips"] = lpips(frozen["lpips"], image, batch.gt)
-            loss = loss + perceptual * logs["lpips"]
-        return jnp.mean(loss), (logs | {"loss": loss}, stats)
+            terms["lpips"] = perceptual, lpips(frozen["lpips"], image, batch.gt)
+        return objectives.weighted(terms, stats)
 
     frozen = ("autoencoder", "lpips") if perceptual else ("autoencoder",)
     return Recipe(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tadsr_jax.networks import abstract_variables, blocks_sd
+from tests.weights import random_variables
 
 pytestmark = pytest.mark.quick
 
@@ -14,16 +15,9 @@ def draw(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def variables_of(module, *inputs):
-    """Every parameter drawn with a deviation of 1 over the root of its fan-in."""
-    rng = np.random.default_rng(0)
-    make = lambda leaf: rng.normal(size=leaf.shape) / max(1, math.prod(leaf.shape[:-1])) ** 0.5
-    return jax.tree.map(lambda leaf: jnp.asarray(make(leaf), leaf.dtype), abstract_variables(module, *inputs))
-
-
 def test_attention_is_a_softmax_over_the_context_head_by_head():
     x, context = draw(2, 5, 8), draw(2, 3, 6, seed=1)
-    variables = variables_of(blocks_sd.Attention(heads=2), x, context)
+    variables = random_variables(blocks_sd.Attention(heads=2), x, context)
     kernel = lambda name: np.float64(variables["params"][name]["kernel"])
     q, k, v = x @ kernel("to_q"), context @ kernel("to_k"), context @ kernel("to_v")
     heads = []
@@ -37,7 +31,7 @@ def test_attention_is_a_softmax_over_the_context_head_by_head():
 
 def test_attention_in_chunks_equals_attention_in_one_piece_and_so_do_its_gradients(monkeypatch):
     x, module = draw(2, 150, 8), blocks_sd.Attention(heads=2)
-    variables = variables_of(module, x, x)
+    variables = random_variables(module, x, x)
 
     def loss_and_gradient():
         return jax.jit(jax.value_and_grad(lambda x: jnp.sum(jnp.square(module.apply(variables, x, x)))))(x)
@@ -57,7 +51,7 @@ def test_attention_of_many_tokens_does_not_hold_all_their_products():
 
 def test_the_feed_forward_gates_its_first_half_with_the_exact_gelu_of_the_second():
     x, context, module = draw(1, 3, 8), draw(1, 2, 8, seed=1), blocks_sd.TransformerBlock(heads=2)
-    variables = variables_of(module, x, context)
+    variables = random_variables(module, x, context)
     params = variables["params"]
     for name in ("attn1", "attn2"):  # leaves x alone
         params[name]["to_out.0"] = jax.tree.map(jnp.zeros_like, params[name]["to_out.0"])
@@ -74,7 +68,7 @@ def test_the_feed_forward_gates_its_first_half_with_the_exact_gelu_of_the_second
 def test_projections_of_sd_1_are_those_of_sd_2_as_convolutions_of_size_1():
     x, context = draw(1, 3, 5, 8), draw(1, 2, 6, seed=1)
     linear, convolved = (blocks_sd.Transformer(heads=2, groups=4, linear=flag) for flag in (True, False))
-    variables = variables_of(linear, x, context)
+    variables = random_variables(linear, x, context)
     want = jax.jit(linear.apply)(variables, x, context)
     for name in ("proj_in", "proj_out"):
         variables["params"][name]["kernel"] = variables["params"][name]["kernel"][None, None]  # 1 1 i o
@@ -95,7 +89,7 @@ def test_a_transformer_divides_by_the_deviation_and_a_thousandth_at_most():
 
 def test_the_step_shifts_the_channels_between_the_convolutions():
     x, emb, module = draw(2, 4, 4, 8), draw(2, 6, seed=1), blocks_sd.ResnetBlock(16, groups=4, epsilon=1e-5)
-    variables, apply = variables_of(module, x, emb), jax.jit(module.apply)
+    variables, apply = random_variables(module, x, emb), jax.jit(module.apply)
     params = variables["params"]
     assert params["conv_shortcut"]["kernel"].shape == (1, 1, 8, 16)
     shift = emb @ params["time_emb_proj"]["kernel"] + params["time_emb_proj"]["bias"]

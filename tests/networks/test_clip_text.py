@@ -1,7 +1,5 @@
 import functools
-import json
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +9,10 @@ import pytest
 from tadsr_jax.convert import names
 from tadsr_jax.networks import abstract_variables, clip_text
 from tadsr_jax.networks.clip_text import CLIPTextModel
+from tests.weights import public_entries, random_variables
 
 pytestmark = pytest.mark.quick
 
-LISTS = Path(__file__).parent.parent / "fixtures" / "lists"
 SMALL = CLIPTextModel(
     vocab_size=50,
     hidden_size=32,
@@ -26,21 +24,13 @@ SMALL = CLIPTextModel(
 IDS = np.random.default_rng(0).integers(0, 50, (2, 9))
 
 
-@functools.cache
-def small_variables():
-    """Every parameter drawn with a deviation of 1 over the root of its fan-in."""
-    rng = np.random.default_rng(1)
-    draw = lambda leaf: rng.normal(size=leaf.shape) / max(1, math.prod(leaf.shape[:-1])) ** 0.5
-    return jax.tree.map(lambda leaf: jnp.asarray(draw(leaf), leaf.dtype), abstract_variables(SMALL))
-
-
 apply = jax.jit(SMALL.apply)
+small_variables = functools.partial(random_variables, SMALL)
 
 
 def test_names_and_shapes_are_those_of_stable_diffusion_2_in_the_order_of_its_file():
     shapes = names.public_shapes(abstract_variables(CLIPTextModel(**clip_text.SD2)))
-    want = {name: tuple(shape) for name, shape in json.loads((LISTS / "sd2_clip_text.json").read_text()).items()}
-    assert list(shapes.items()) == list(want.items())
+    assert list(shapes.items()) == list(public_entries("sd2_clip_text").items())
     assert len(shapes) == 372 and sum(map(math.prod, shapes.values())) == 340_387_840
 
 

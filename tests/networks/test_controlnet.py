@@ -1,7 +1,5 @@
 import functools
-import json
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +11,8 @@ from tadsr_jax.convert.names import public_shapes
 from tadsr_jax.networks import abstract_variables, controlnet, init_variables
 from tadsr_jax.networks.controlnet import ControlNet, Stem
 from tadsr_jax.networks.unet_sd import SDUNet, is_trained
+from tests.weights import public_entries, random_variables
 
-LISTS = Path(__file__).parent.parent / "fixtures" / "lists"
 SMALL = {
     "block_out_channels": (16,),
     "layers_per_block": 1,
@@ -31,23 +29,13 @@ def draw(*shape):
     return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
 
 
-@functools.cache
-def variables_of(module):
-    """Every parameter drawn with a deviation of 1 over the root of its fan-in, the zero convolutions included."""
-    rng = np.random.default_rng(0)
-    make = lambda leaf: rng.normal(size=leaf.shape) / max(1, math.prod(leaf.shape[:-1])) ** 0.5
-    return jax.tree.map(lambda leaf: jnp.asarray(make(leaf), leaf.dtype), abstract_variables(module))
-
-
 def inputs_of(h=5, w=4):
     return draw(2, h, w, 4), np.array([0, 999]), draw(2, 3, 8), draw(2, 6, 512), draw(2, 2 * h, 2 * w, 3)
 
 
 def test_names_and_shapes_are_those_of_the_public_file():
     shapes = public_shapes(abstract_variables(ControlNet()))
-    assert list(shapes.items()) == [
-        (name, tuple(shape)) for name, shape in json.loads((LISTS / "seesr_controlnet.json").read_text()).items()
-    ]
+    assert list(shapes.items()) == list(public_entries("seesr_controlnet").items())
     assert (len(shapes), sum(map(math.prod, shapes.values()))) == (522, 489_031_440)
 
 
@@ -72,7 +60,7 @@ def test_a_new_controlnet_leaves_the_unet_alone():
 
 def test_the_scale_multiplies_residuals_and_guess_mode_makes_them_rise_from_a_tenth():
     module = ControlNet(**SMALL_CONTROLNET)
-    apply = jax.jit(functools.partial(module.apply, variables_of(module)), static_argnames=("scale", "guess_mode"))
+    apply = jax.jit(functools.partial(module.apply, random_variables(module)), static_argnames=("scale", "guess_mode"))
     flat = lambda outputs: [*outputs[0], outputs[1]]
     plain, scaled = flat(apply(*inputs_of())), flat(apply(*inputs_of(), scale=0.5))
     guessed = flat(apply(*inputs_of(), scale=2.0, guess_mode=True))
@@ -83,7 +71,7 @@ def test_the_scale_multiplies_residuals_and_guess_mode_makes_them_rise_from_a_te
 
 def test_the_stem_is_added_to_the_latent_and_can_be_had_alone():
     module = ControlNet(**SMALL_CONTROLNET)
-    variables, (x, *others, picture) = variables_of(module), inputs_of()
+    variables, (x, *others, picture) = random_variables(module), inputs_of()
     stem = module.apply(variables, picture, method="stem")
     assert stem.shape == (2, 5, 4, 16)
     # The first residual is a convolution of size 1 of conv_in(x) + stem, so without x it shows the stem.
@@ -106,7 +94,7 @@ def test_the_stem_of_the_public_widths_makes_an_eighth_and_starts_at_zero():
 
 @pytest.mark.quick
 def test_a_controlnet_starts_from_the_unet_where_both_have_the_same():
-    unet, ours = (variables_of(m)["params"] for m in (SDUNet(**SMALL_UNET), ControlNet(**SMALL_CONTROLNET)))
+    unet, ours = (random_variables(m)["params"] for m in (SDUNet(**SMALL_UNET), ControlNet(**SMALL_CONTROLNET)))
     ours = jax.tree.map(lambda leaf: leaf + 1, ours)
     started = controlnet.from_unet(unet, ours)
     assert list(started) == list(ours)

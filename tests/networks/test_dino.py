@@ -1,7 +1,5 @@
 import functools
-import json
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +9,11 @@ import pytest
 from tadsr_jax.convert import names
 from tadsr_jax.networks import abstract_variables, dino
 from tadsr_jax.networks.dino import EMBEDDING, VisionTransformer
+from tests.weights import public_entries, random_variables
 
 pytestmark = pytest.mark.quick
 
-LISTS = Path(__file__).parents[1] / "fixtures/lists"
 TINY = {"dim": 8, "heads": 2, "patch": 4, "image_size": 8, "depth": 2, "taps": (0, 1, EMBEDDING)}
-
-
-@functools.cache
-def variables_of(module):
-    """Every parameter drawn with a deviation of 1 over the root of its fan-in, factors of branches around 1."""
-    rng = np.random.default_rng(0)
-    draw = lambda leaf: rng.normal(size=leaf.shape) / max(1, math.prod(leaf.shape[:-1])) ** 0.5
-    return jax.tree.map(lambda leaf: jnp.asarray(draw(leaf), leaf.dtype), abstract_variables(module))
 
 
 def picture(h=8, w=8, seed=1):
@@ -40,15 +30,13 @@ def layer_norm(x, scale, bias):
 @pytest.mark.parametrize(("size", "count"), [("dino_vits16", 21_665_664), ("dinov2_vits14", 22_056_576)])
 def test_paths_joined_by_dots_are_the_public_names_at_released_size(size, count):
     variables = abstract_variables(VisionTransformer(**dino.SIZES[size]))
-    public = json.loads((LISTS / f"{size}.json").read_text())
-    shapes = names.public_shapes(variables)
-    assert list(shapes.items()) == [(name, tuple(shape)) for name, shape in public.items()]
+    assert list(names.public_shapes(variables).items()) == list(public_entries(size).items())
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == count
 
 
 def test_a_map_is_every_patch_with_its_position_plus_the_class_token_with_its_own():
     module, x = VisionTransformer(**TINY | {"depth": 0, "taps": (EMBEDDING,)}), picture()
-    variables = variables_of(module)
+    variables = random_variables(module)
     params = jax.tree.map(np.asarray, variables["params"])
     patches = x.reshape(2, 2, 4, 2, 4, 3).transpose(0, 1, 3, 2, 4, 5)  # n i j p q c
     embedded = np.einsum("nijpqc,pqcd->nijd", patches, params["patch_embed.proj"]["kernel"])
@@ -83,7 +71,7 @@ def test_a_block_is_attention_and_a_perceptron_each_on_a_normed_copy():
 
 def test_an_incomplete_patch_is_left_out_and_other_sizes_have_maps_of_their_own():
     module, x = VisionTransformer(**TINY), picture(15, 10)
-    apply = jax.jit(functools.partial(module.apply, variables_of(module)))
+    apply = jax.jit(functools.partial(module.apply, random_variables(module)))
     maps = apply(x).maps
     assert [a.shape for a in maps] == [(2, 3, 2, 8)] * 3
     for whole, cut in zip(maps, apply(x[:, :12, :8]).maps):
@@ -130,7 +118,7 @@ def test_pictures_for_dino_are_normalised_and_those_for_dinov2_only_enlarged():
 def test_bfloat16_and_remat_keep_parameters_and_stay_close_to_float32():
     sizes = TINY | {"version": 2, "depth": 1, "taps": (0, EMBEDDING)}
     plain, x = VisionTransformer(**sizes), picture()
-    variables = variables_of(plain)
+    variables = random_variables(plain)
 
     def judged(module):
         """A number made of everything that comes out, and its gradient with respect to the picture."""

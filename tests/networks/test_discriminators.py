@@ -1,6 +1,4 @@
-import json
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +14,10 @@ from tadsr_jax.networks.discriminators import (
     SequenceHead,
     TimeAwareDiscriminator,
 )
+from tests.weights import public_entries, random_variables
 
 pytestmark = pytest.mark.quick
 
-LISTS = Path(__file__).parents[1] / "fixtures/lists"
-PUBLIC_NAMES = LISTS / "tadsr_discriminator_full.json"
 SMALL = TimeAwareDiscriminator(c_dim=2, embed_dim=32)
 CONDITIONAL = ConditionalDiscriminator(cmap_dim=8)
 
@@ -41,10 +38,9 @@ small_logits = jax.jit(partial(SMALL.apply, update_stats=False))
 def test_paths_joined_by_dots_are_the_public_names_at_released_size():
     variables = abstract_variables(TimeAwareDiscriminator())
 
-    public = json.loads(PUBLIC_NAMES.read_text())
     leaves = {"weight_orig": "kernel", "weight_u": "u", "weight_v": "v", "bias": "bias"}
     want = {}
-    for name, shape in public.items():
+    for name, shape in public_entries("tadsr_discriminator_full").items():
         module, leaf = name.rsplit(".", 1)
         ours = leaves.get(leaf) or ("scale" if len(shape) == 1 else "kernel")
         want[f"{module}.{ours}"] = int(np.prod(shape))
@@ -123,22 +119,13 @@ def seesr_maps():
 )
 def test_names_and_shapes_of_the_stable_diffusion_side_are_the_public_ones(file, module, inputs, entries, values):
     variables = abstract_variables(module, *inputs)
-    public = json.loads((LISTS / f"{file}.json").read_text())
-    assert list(names.public_shapes(variables).items()) == [(name, tuple(shape)) for name, shape in public.items()]
+    public = public_entries(file)
+    assert list(names.public_shapes(variables).items()) == list(public.items())
     assert (len(public), sum(leaf.size for leaf in jax.tree.leaves(variables))) == (entries, values)
 
 
 MAPS, ASKED = features((2, 4, 3, 16), (2, 2, 2, 32)), jax.random.normal(jax.random.key(1), (2, 6))
-
-
-@cache
-def conditional_variables():
-    """Every parameter and vector drawn with a deviation of 1 over the root of its fan-in."""
-    rng = np.random.default_rng(0)
-    draw = lambda leaf: np.float32(rng.normal(size=leaf.shape) / max(1, np.prod(leaf.shape[:-1])) ** 0.5)
-    return jax.tree.map(draw, abstract_variables(CONDITIONAL, MAPS, ASKED))
-
-
+conditional_variables = partial(random_variables, CONDITIONAL, MAPS, ASKED)
 conditional_logits = jax.jit(CONDITIONAL.apply)
 
 

@@ -1,7 +1,5 @@
 import functools
-import json
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +8,8 @@ import pytest
 
 from tadsr_jax.convert.names import public_shapes
 from tadsr_jax.networks import abstract_variables, kl
+from tests.weights import public_entries, random_variables
 
-LIST = Path(__file__).parent.parent / "fixtures/lists/sd2_vae.json"
 SMALL = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
 SD = {  # config.json of SD-2-base's autoencoder
     "_class_name": "AutoencoderKL",
@@ -30,23 +28,13 @@ SD = {  # config.json of SD-2-base's autoencoder
 }
 
 
-@functools.cache
-def variables_of(module, *shape):
-    """Every parameter drawn with a deviation of 1 over the root of its fan-in; `shape` of an input, where needed."""
-    rng = np.random.default_rng(0)
-    draw = lambda leaf: rng.normal(size=leaf.shape) / max(1, math.prod(leaf.shape[:-1])) ** 0.5
-    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32)] if shape else []
-    return jax.tree.map(lambda leaf: jnp.asarray(draw(leaf), leaf.dtype), abstract_variables(module, *inputs))
-
-
 def latent(h=4, w=6):
     return np.random.default_rng(1).normal(size=(2, h, w, 4)).astype(np.float32)
 
 
 def test_names_shapes_and_their_order_are_those_of_the_public_file():
-    wanted = {name: tuple(shape) for name, shape in json.loads(LIST.read_text()).items()}
     shapes = public_shapes(abstract_variables(kl.from_public(**SD)))
-    assert shapes == wanted and list(shapes) == list(wanted)
+    assert list(shapes.items()) == list(public_entries("sd2_vae").items())
     assert (len(shapes), sum(map(math.prod, shapes.values()))) == (248, 83_653_863)
 
 
@@ -69,14 +57,14 @@ def test_the_log_variance_is_clamped_and_the_mean_is_not():
 
 def test_sides_that_are_no_multiples_of_the_factor_lose_what_is_left_over():
     module = kl.AutoencoderKL(**SMALL)
-    shape = lambda h, w: jax.eval_shape(module.apply, variables_of(module), jnp.zeros((1, h, w, 3))).shape
+    shape = lambda h, w: jax.eval_shape(module.apply, random_variables(module), jnp.zeros((1, h, w, 3))).shape
     assert module.factor == 2
     assert shape(24, 20) == (1, 24, 20, 3) and shape(25, 21) == (1, 24, 20, 3)
 
 
 def test_encoding_gives_the_two_halves_of_the_moments():
     module, x = kl.AutoencoderKL(**SMALL), np.random.default_rng(2).uniform(-1, 1, (2, 8, 12, 3)).astype(np.float32)
-    apply = functools.partial(module.apply, variables_of(module), x)
+    apply = functools.partial(module.apply, random_variables(module), x)
     moments, (mean, logvar) = jax.jit(lambda: (apply(method="moments"), apply(method="encode")))()
     assert mean.shape == logvar.shape == (2, 4, 6, 4)
     np.testing.assert_allclose(moments, np.concatenate([mean, logvar], axis=-1), atol=1e-5)
@@ -85,8 +73,8 @@ def test_encoding_gives_the_two_halves_of_the_moments():
 @pytest.fixture
 def attention():
     """(module, its variables, a map of 192 pixels)."""
-    module, shape = kl.Attention(groups=8), (1, 12, 16, 32)
-    return module, variables_of(module, *shape), np.random.default_rng(3).normal(size=shape).astype(np.float32)
+    module, x = kl.Attention(groups=8), np.random.default_rng(3).normal(size=(1, 12, 16, 32)).astype(np.float32)
+    return module, random_variables(module, x), x
 
 
 def test_attention_in_chunks_equals_attention_in_one_piece(attention, monkeypatch):
@@ -113,7 +101,7 @@ def test_a_hidden_pixel_changes_no_other(attention):
 
 def test_bfloat16_and_remat_keep_parameters_and_stay_close_to_float32():
     plain, z = kl.AutoencoderKL(**SMALL), latent()
-    variables = variables_of(plain)
+    variables = random_variables(plain)
     decode = lambda module: jax.jit(functools.partial(module.apply, method="decode"))(variables, z)
     want = decode(plain)
     for module, share in (
@@ -129,7 +117,7 @@ def test_bfloat16_and_remat_keep_parameters_and_stay_close_to_float32():
 def test_the_gradient_of_a_picture_reaches_its_latent_through_every_layer():
     module, z = kl.AutoencoderKL(**SMALL, remat=True), latent(2, 2)
     loss = lambda variables, z: jnp.sum(jnp.square(module.apply(variables, z, method="decode")))
-    of_variables, of_z = jax.jit(jax.grad(loss, argnums=(0, 1)))(variables_of(module), z)
+    of_variables, of_z = jax.jit(jax.grad(loss, argnums=(0, 1)))(random_variables(module), z)
     decoder = of_variables["params"]["decoder"]
     # But for the key's bias: it moves all scores of a query alike, and a softmax does not notice.
     silent = ("mid_block.attentions.0", "to_k", "bias")

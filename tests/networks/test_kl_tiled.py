@@ -1,5 +1,4 @@
 import functools
-import math
 
 import flax.linen as nn
 import jax
@@ -10,17 +9,10 @@ import pytest
 from tadsr_jax.networks import abstract_variables, kl_tiled
 from tadsr_jax.networks.kl import AutoencoderKL
 from tadsr_jax.networks.kl_tiled import Span
+from tests.weights import random_variables
 
 SMALL = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
 rng = np.random.default_rng(0)
-
-
-@functools.cache
-def variables_of(module):
-    """Every parameter drawn with a deviation of 1 over the root of its fan-in."""
-    rng = np.random.default_rng(0)
-    draw = lambda leaf: rng.normal(size=leaf.shape) / max(1, math.prod(leaf.shape[:-1])) ** 0.5
-    return jax.tree.map(lambda leaf: jnp.asarray(draw(leaf), leaf.dtype), abstract_variables(module))
 
 
 @pytest.mark.quick
@@ -74,7 +66,7 @@ def test_tiles_share_the_means_of_their_means_and_variances():
 def test_a_tile_that_is_the_whole_map_gives_the_whole_result_whatever_fills_it_up(part, remat):
     module = AutoencoderKL(**SMALL, remat=remat)
     method = lambda module, x: getattr(module, part)(x)
-    variables = variables_of(module)
+    variables = random_variables(module)
     (h, w), channels = ((7, 10), 3) if part == "encoder" else ((5, 6), 4)
     x = rng.normal(size=(2, 8, 12, channels)).astype(np.float32)  # beyond h and w: anything
 
@@ -89,7 +81,7 @@ def test_a_tile_that_is_the_whole_map_gives_the_whole_result_whatever_fills_it_u
 
 def test_in_tiles_a_picture_is_nearly_what_it_is_as_a_whole():
     module, z = AutoencoderKL(**SMALL), rng.normal(size=(2, 9, 34, 4)).astype(np.float32)
-    variables = variables_of(module)
+    variables = random_variables(module)
     whole = jax.jit(functools.partial(module.apply, method="decode"))(variables, z)
     decode = functools.partial(kl_tiled.decode, module, tile=8)
     tiled = jax.jit(decode)(variables, z)
@@ -118,7 +110,7 @@ def test_the_encoder_in_tiles_has_a_code_for_every_position_and_a_gradient():
     module = AutoencoderKL(**SMALL)
 
     def loss(x):
-        mean, logvar = kl_tiled.encode(module, variables_of(module), x, tile=8, pad=4)
+        mean, logvar = kl_tiled.encode(module, random_variables(module), x, tile=8, pad=4)
         return jnp.sum(mean**2) + jnp.sum(logvar**2), (mean, logvar)
 
     x = rng.uniform(-1, 1, (1, 30, 21, 3)).astype(np.float32)

@@ -1,7 +1,5 @@
 import functools
-import json
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +9,10 @@ import pytest
 from tadsr_jax.convert import names
 from tadsr_jax.networks import abstract_variables, ram
 from tadsr_jax.networks.ram import RAM
+from tests.weights import public_entries, random_variables
 
 pytestmark = pytest.mark.quick
 
-LISTS = Path(__file__).parent.parent / "fixtures" / "lists"
 SMALL = RAM(
     image_size=32,
     window_size=4,
@@ -31,28 +29,19 @@ SMALL = RAM(
 VISION = {"image_res": 32, "window_size": 4, "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 4], "vision_width": 16}
 
 
-@functools.cache
-def small_variables():
-    """Every parameter drawn with a deviation of 1 over the root of its fan-in."""
-    rng = np.random.default_rng(1)
-    draw = lambda leaf: rng.normal(size=leaf.shape) / max(1, math.prod(leaf.shape[:-1])) ** 0.5
-    return jax.tree.map(lambda leaf: jnp.asarray(draw(leaf), leaf.dtype), abstract_variables(SMALL))
-
-
 def picture(side=32):
     return np.random.default_rng(2).normal(size=(2, side, side, 3)).astype(np.float32)
 
 
 apply = jax.jit(SMALL.apply)
+small_variables = functools.partial(random_variables, SMALL)
 prepare = jax.jit(ram.prepare, static_argnames=("size", "mode", "clip"))
 
 
 def test_names_and_shapes_are_those_of_the_public_file_in_its_order():
     variables = abstract_variables(RAM())
     shapes = names.public_shapes(variables)
-    text = (LISTS / "ram_swin_large_tagging_head.json").read_text()
-    want = {name: tuple(shape) for name, shape in json.loads(text).items()}
-    assert list(shapes.items()) == list(want.items())
+    assert list(shapes.items()) == list(public_entries("ram_swin_large_tagging_head").items())
     assert len(shapes) == 366 and sum(map(math.prod, shapes.values())) == 212_117_045
     # 384 pixels make 12 x 12 cells after four stages, and one more state for all of them.
     states = jax.eval_shape(RAM().apply, variables, *RAM().example_inputs())

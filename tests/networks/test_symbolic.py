@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from tadsr_jax.networks import abstract_variables
 from tadsr_jax.networks.unet_swin import SwinUNet
 from tadsr_jax.networks.vq import VQModel
+from tests.weights import random_variables
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # Wide enough for the forms that are for a CPU alone: 64 channels, and bands of 32 rows at the finest level.
@@ -20,13 +20,6 @@ UNET = SwinUNet(image_size=16, model_channels=64, channel_mult=(1, 1), num_res_b
 
 def draw(shape, rng, deviation=1.0):
     return jnp.asarray(deviation * rng.normal(size=shape), jnp.float32)
-
-
-def variables_of(module):
-    """Every parameter with a deviation of 1 over the root of its fan-in."""
-    rng = np.random.default_rng(0)
-    fan_in = lambda leaf: max(1, np.prod(leaf.shape[:-1]))
-    return jax.tree.map(lambda leaf: draw(leaf.shape, rng, fan_in(leaf) ** -0.5), abstract_variables(module))
 
 
 def exported(function, variables, *shapes):
@@ -43,7 +36,7 @@ def assert_same(got, want):
 
 
 def test_an_autoencoder_is_exported_for_all_sizes():
-    variables, rng = variables_of(AUTOENCODER), np.random.default_rng(1)
+    variables, rng = random_variables(AUTOENCODER), np.random.default_rng(1)
     through = lambda variables, x: AUTOENCODER.apply(variables, x)  # with quantisation
     call = exported(through, variables, ("b, 64*h, 64*w, 3", jnp.float32))
     x = draw((2, 64, 128, 3), rng)
@@ -51,7 +44,7 @@ def test_an_autoencoder_is_exported_for_all_sizes():
 
 
 def test_a_decoder_is_exported_for_latents_whose_pixels_need_not_be_whole_chunks():
-    variables, rng = variables_of(AUTOENCODER), np.random.default_rng(2)
+    variables, rng = random_variables(AUTOENCODER), np.random.default_rng(2)
     decode = functools.partial(AUTOENCODER.apply, method="decode")
     call = exported(decode, variables, ("b, 8*h, 8*w, 3", jnp.float32))
     z = draw((2, 24, 40, 3), rng)
@@ -59,7 +52,7 @@ def test_a_decoder_is_exported_for_latents_whose_pixels_need_not_be_whole_chunks
 
 
 def test_a_unet_is_exported_for_all_sizes():
-    variables, rng = variables_of(UNET), np.random.default_rng(3)
+    variables, rng = random_variables(UNET), np.random.default_rng(3)
     latents = ("b, 32*h, 32*w, 3", jnp.float32)
     call = exported(UNET.apply, variables, latents, ("b", jnp.int32), latents)
     x, lq = draw((2, 64, 32, 3), rng), draw((2, 64, 32, 3), rng)

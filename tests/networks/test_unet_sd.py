@@ -1,7 +1,5 @@
 import functools
-import json
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +10,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from tadsr_jax.convert.names import public_shapes
 from tadsr_jax.networks import abstract_variables, unet_sd
 from tadsr_jax.networks.unet_sd import SDUNet
+from tests.weights import public_entries, random_variables
 
-LISTS = Path(__file__).parent.parent / "fixtures" / "lists"
 SMALL = {
     "block_out_channels": (16, 32),
     "layers_per_block": 1,
@@ -31,14 +29,6 @@ ONE_LEVEL = {  # transformers in the middle alone: few to compile
 }
 
 
-@functools.cache
-def variables_of(module):
-    """Every parameter drawn with a deviation of 1 over the root of its fan-in."""
-    rng = np.random.default_rng(0)
-    draw = lambda leaf: rng.normal(size=leaf.shape) / max(1, math.prod(leaf.shape[:-1])) ** 0.5
-    return jax.tree.map(lambda leaf: jnp.asarray(draw(leaf), leaf.dtype), abstract_variables(module))
-
-
 def draw(*shape):
     return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
 
@@ -54,9 +44,7 @@ def residuals_like(shapes, scale=1.0):
 
 def test_names_and_shapes_are_those_of_the_public_file():
     shapes = public_shapes(abstract_variables(SDUNet()))
-    assert list(shapes.items()) == [
-        (name, tuple(shape)) for name, shape in json.loads((LISTS / "seesr_unet.json").read_text()).items()
-    ]
+    assert list(shapes.items()) == list(public_entries("seesr_unet").items())
     assert (len(shapes), sum(map(math.prod, shapes.values()))) == (1102, 1_126_760_324)
 
 
@@ -75,7 +63,7 @@ def test_a_unet_without_image_attentions_has_none_of_their_parameters():
 
 def test_features_are_the_last_maps_of_the_levels_with_the_residuals_added():
     module = SDUNet(**SMALL)
-    apply = jax.jit(functools.partial(module.apply, variables_of(module), method="features"))
+    apply = jax.jit(functools.partial(module.apply, random_variables(module), method="features"))
     residuals = residuals_like([(2, 5, 4, 16), (2, 5, 4, 16), (2, 3, 2, 16), (2, 3, 2, 32), (2, 3, 2, 32)])
     plain, changed = apply(*inputs_of()), apply(*inputs_of(), residuals)
     assert [y.shape for y in plain] == [(2, 5, 4, 16), (2, 3, 2, 32)]
@@ -103,7 +91,7 @@ def test_any_size_of_latent_comes_out_as_it_went_in(size):
 
 def test_residuals_of_zero_change_nothing_and_the_middles_is_added_after_it():
     module, shapes = SDUNet(**ONE_LEVEL), [(2, 5, 4, 16)] * 3
-    variables, apply = variables_of(module), jax.jit(module.apply)
+    variables, apply = random_variables(module), jax.jit(module.apply)
     want = apply(variables, *inputs_of())
     np.testing.assert_allclose(apply(variables, *inputs_of(), residuals_like(shapes, 0.0)), want, atol=1e-5)
     # A constant residual is a bias of the middle's last convolution, and reaches no skip.
@@ -117,7 +105,7 @@ def test_residuals_of_zero_change_nothing_and_the_middles_is_added_after_it():
 
 
 def test_bfloat16_stays_close_to_float32_and_remat_equals_it_gradients_of_the_trained_part_included():
-    params = flatten_dict(variables_of(SDUNet(**ONE_LEVEL))["params"])
+    params = flatten_dict(random_variables(SDUNet(**ONE_LEVEL))["params"])
     trained = {path: leaf for path, leaf in params.items() if unet_sd.is_trained(path)}
 
     def loss(trained, module):

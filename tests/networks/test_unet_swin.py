@@ -1,5 +1,4 @@
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +7,7 @@ import pytest
 
 from tadsr_jax.networks import abstract_variables, unet_swin
 from tadsr_jax.networks.unet_swin import SwinUNet
+from tests.weights import random_variables
 
 SMALL = {
     "image_size": 8,
@@ -22,13 +22,6 @@ SMALL = {
 }
 
 
-def variables_of(module):
-    """Every parameter drawn with a deviation of 1 over the root of its fan-in, the zero convolutions included."""
-    rng = np.random.default_rng(0)
-    draw = lambda leaf: rng.normal(size=leaf.shape) / max(1, math.prod(leaf.shape[:-1])) ** 0.5
-    return jax.tree.map(lambda leaf: jnp.asarray(draw(leaf), leaf.dtype), abstract_variables(module))
-
-
 def inputs_of(h=8, w=16):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(2, h, w, 3)).astype(np.float32)
@@ -41,7 +34,7 @@ def test_rematerialised_blocks_have_the_same_parameters_outputs_and_gradients():
     def loss_and_gradient(**options):
         module = SwinUNet(**one_level, **options)
         loss = lambda v: jnp.mean(jnp.square(module.apply(v, *inputs_of())))
-        return jax.jit(jax.value_and_grad(loss))(variables_of(module))
+        return jax.jit(jax.value_and_grad(loss))(random_variables(module))
 
     loss, gradient = loss_and_gradient()
     loss_remat, gradient_remat = loss_and_gradient(remat=True)
@@ -54,7 +47,7 @@ def test_rematerialised_blocks_have_the_same_parameters_outputs_and_gradients():
 
 def test_bfloat16_stays_close_to_float32_and_keeps_float32_parameters_and_output():
     plain, half = SwinUNet(**SMALL), SwinUNet(**SMALL, dtype=jnp.bfloat16)
-    variables = variables_of(half)
+    variables = random_variables(half)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     y, y_half = (jax.jit(module.apply)(variables, *inputs_of()) for module in (plain, half))
     assert y_half.dtype == jnp.float32

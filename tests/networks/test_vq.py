@@ -1,5 +1,4 @@
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +7,9 @@ import pytest
 
 from tadsr_jax.networks import abstract_variables, vq
 from tadsr_jax.networks.vq import VQModel
+from tests.weights import random_variables
 
 SMALL = {"n_embed": 32, "ch": 32, "ch_mult": (1, 2), "num_res_blocks": 1, "resolution": 16}
-
-
-@functools.cache
-def variables_of(module):
-    """Every parameter drawn with a deviation of 1 over the root of its fan-in."""
-    rng = np.random.default_rng(0)
-    draw = lambda leaf: rng.normal(size=leaf.shape) / max(1, math.prod(leaf.shape[:-1])) ** 0.5
-    return jax.tree.map(lambda leaf: jnp.asarray(draw(leaf), leaf.dtype), abstract_variables(module))
 
 
 def latent(h=4, w=6, c=3):
@@ -45,16 +37,16 @@ def test_codes_far_from_the_origin_are_told_apart_by_small_gaps():
 
 def test_gradients_pass_the_quantiser_as_if_the_latent_had_stayed():
     module, z, weight = VQModel(**SMALL), latent(), latent(c=3) * 2
-    quantize = lambda z: module.apply(variables_of(module), z, method="quantize")[0]
-    codes = variables_of(module)["params"]["quantize"]["embedding"]
-    indices = module.apply(variables_of(module), z, method="quantize")[1]
+    quantize = lambda z: module.apply(random_variables(module), z, method="quantize")[0]
+    codes = random_variables(module)["params"]["quantize"]["embedding"]
+    indices = module.apply(random_variables(module), z, method="quantize")[1]
     np.testing.assert_allclose(quantize(z), codes[indices], atol=1e-6)
     np.testing.assert_allclose(jax.grad(lambda z: jnp.sum(weight * quantize(z)))(z), weight)
 
 
 def test_decoding_numbers_of_codes_is_decoding_with_quantisation():
     module, z = VQModel(**SMALL), latent()
-    apply = functools.partial(module.apply, variables_of(module))
+    apply = functools.partial(module.apply, random_variables(module))
     _, indices = apply(z, method="quantize")
     picture = jax.jit(functools.partial(apply, method="decode"))(z)
     assert picture.shape == (2, 8, 12, 3) and module.factor == 2
@@ -74,7 +66,7 @@ def test_attention_in_chunks_equals_attention_in_one_piece(monkeypatch):
 
 def test_bfloat16_and_remat_keep_parameters_and_stay_close_to_float32():
     plain = VQModel(**SMALL)
-    variables, z = variables_of(plain), latent()
+    variables, z = random_variables(plain), latent()
     want = jax.jit(functools.partial(plain.apply, quantize=False, method="decode"))(variables, z)
     for module, share in ((VQModel(**SMALL, dtype=jnp.bfloat16), 0.06), (VQModel(**SMALL, remat=True), 1e-5)):
         assert jax.tree.map(jnp.shape, abstract_variables(module)) == jax.tree.map(jnp.shape, variables)

@@ -1,6 +1,7 @@
-"""AddSR on a model to work out by hand: latents are pictures, encoded as their half, and the network is a line,
+"""AddSR on a model to work out by hand.
 
-z0 = gain z_t + drift t / 1000 + look picture + states,    the states being a tenth of the picture's mean.
+Latents are pictures, encoded as their half, z0 is `toy_seesr.line`, and the states are a tenth of the mean of the
+picture in [0, 1].
 """
 
 import functools
@@ -21,9 +22,10 @@ from tadsr_jax.networks import dino as vits
 from tadsr_jax.networks.discriminators import ConditionalDiscriminator
 from tadsr_jax.recipes import addsr
 from tadsr_jax.types import Batch
+from tests import toy_seesr
+from tests.toy_seesr import SCHEDULE, by_hand, denoiser, noised
 from tests.toys import randomised
 
-SCHEDULE = ddpm_schedule()
 ABAR = SCHEDULE.abar
 SIDE = 16  # of pictures; the transformers see half of it
 VITS = {
@@ -34,19 +36,9 @@ SMALL = {"discriminator": {"cmap_dim": 4}}
 KEY = jax.random.key(0)
 NEAR = {"rtol": 1e-4, "atol": 1e-5}  # float32
 
-
-def denoiser(gain, drift, look):
-    """Parameters where the public ones are: image attentions and the stem learn, everything else is fixed."""
-    return {
-        "unet": {"mid_block.image_attentions.0": {"gain": jnp.float32(gain)}, "conv_in": {"drift": jnp.float32(drift)}},
-        "controlnet": {"controlnet_cond_embedding.conv_in": {"look": jnp.float32(look)}},
-    }
-
-
-GAIN, DRIFT, LOOK = 0.3, 0.2, 0.25
-WHOLE = denoiser(GAIN, DRIFT, LOOK)
+OWN, TEACHER = (0.3, 0.2, 0.25), (0.2, -0.1, 0.4)
+WHOLE = denoiser(*OWN)
 STUDENT = parts.picked(WHOLE, unet_sd.is_trained)
-TEACHER = (0.2, -0.1, 0.4)
 
 
 def toy_words(calls: list | None = None) -> Words:
@@ -73,10 +65,7 @@ def toy_words(calls: list | None = None) -> Words:
 
     def predict_z0(params, z_t, t, condition):
         calls.append("z0")
-        gain = params["unet"]["mid_block.image_attentions.0"]["gain"]
-        drift, look = params["unet"]["conv_in"]["drift"], params["controlnet"]["controlnet_cond_embedding.conv_in"]
-        told = look["look"] * condition["picture"] + condition["image_states"][:, :, None]
-        return gain * z_t + drift * jnp.broadcast_to(t, z_t.shape[:1])[:, None, None, None] / 1000 + told
+        return toy_seesr.line(params, z_t, t, condition)
 
     return Words(SCHEDULE, encode, decode, states, condition, None, predict_z0, None)
 
@@ -170,21 +159,6 @@ def default_parts(adversarial: float = 0.02):
     return draws, *answer(made, draws)
 
 
-def per_sample(values):
-    return np.asarray(values, np.float64).reshape(-1, 1, 1, 1)
-
-
-def line(parameters, z_t, t, picture, states):
-    """The toy network in NumPy; t (b,)."""
-    gain, drift, look = parameters
-    return gain * z_t + drift * per_sample(t) / 1000 + look * picture + np.asarray(states)[:, :, None]
-
-
-def noised(z, t, eps):
-    abar = per_sample(ABAR[np.asarray(t)])
-    return np.sqrt(abar) * np.asarray(z) + np.sqrt(1 - abar) * np.asarray(eps)
-
-
 def states_of(picture):
     """Of a picture in [0, 1]."""
     return 0.1 * picture.mean((1, 2))[:, None, :]
@@ -201,7 +175,7 @@ def test_one_step_predicts_from_the_noised_ground_truth_at_999_with_the_low_qual
     draws = drawn(made, **ONE)
     outputs, _ = answer(made, draws)
     z_t = noised(draws["z"], [999, 999], draws["eps"])
-    z0 = line((GAIN, DRIFT, LOOK), z_t, [999, 999], LQ, states_of(LQ))
+    z0 = by_hand(OWN, z_t, [999, 999], LQ, states_of(LQ))
     np.testing.assert_allclose(outputs["z0"], z0, **NEAR)
     np.testing.assert_allclose(outputs["image"], np.clip(2 * z0, -1, 1), **NEAR)
     # The latents are a draw around the ground truth's half.
@@ -221,11 +195,10 @@ def test_the_second_step_sees_the_firsts_prediction_at_the_next_lower_time(optio
     made = recipe(**options)
     draws = drawn(made, **TWO)
     outputs, _ = answer(made, draws)
-    own = (GAIN, DRIFT, LOOK)
-    first = line(own, noised(draws["z"], [999, 499], draws["eps"]), [999, 499], LQ, states_of(LQ))
+    first = by_hand(OWN, noised(draws["z"], [999, 499], draws["eps"]), [999, 499], LQ, states_of(LQ))
     picture = second_picture(np.clip(2 * first, -1, 1))
     z_t = noised(draws["z"], [749, 249], draws["eps"])  # the same latents and the same noise
-    np.testing.assert_allclose(outputs["z0"], line(own, z_t, [749, 249], picture, states_of(picture)), **NEAR)
+    np.testing.assert_allclose(outputs["z0"], by_hand(OWN, z_t, [749, 249], picture, states_of(picture)), **NEAR)
 
 
 @pytest.mark.parametrize("branch", [ONE, TWO], ids=["one", "two"])
@@ -237,7 +210,7 @@ def test_the_gradient_is_that_of_the_last_step_and_of_the_trained_part(branch):
     assert jax.tree.structure(grads) == jax.tree.structure(STUDENT)
     t, picture = [999, 999], LQ
     if branch is TWO:
-        first = line((GAIN, DRIFT, LOOK), noised(draws["z"], [999, 499], draws["eps"]), [999, 499], LQ, states_of(LQ))
+        first = by_hand(OWN, noised(draws["z"], [999, 499], draws["eps"]), [999, 499], LQ, states_of(LQ))
         t, picture = [749, 249], 0.5 * (np.clip(2 * first, -1, 1) / 2 + 0.5) + 0.5 * LQ
     z_t = noised(draws["z"], t, draws["eps"])
     np.testing.assert_allclose(grads["unet"]["mid_block.image_attentions.0"]["gain"], z_t.sum(), rtol=1e-3)
@@ -315,7 +288,7 @@ def test_the_distillation_is_the_distance_to_the_teachers_pictures_where_it_is_t
     eps = np.broadcast_to(draws["teacher_eps"], (4, *z0.shape))
     want = 0
     for t, noise in zip(np.asarray(draws["teacher_t"]), eps):
-        z_k = line(TEACHER, noised(z0, t, noise), t, picture, states_of(picture))
+        z_k = by_hand(TEACHER, noised(z0, t, noise), t, picture, states_of(picture))
         x_k = np.clip(2 * z_k, -1, 1) / 2 + 0.5
         want += np.sqrt(ABAR[t]) * ((x_k - x) ** 2).mean((1, 2, 3)) / 4
     np.testing.assert_allclose(logs["distillation"], 0.5 * want, rtol=1e-4)

@@ -1,11 +1,10 @@
-"""TAD-SeeSR on a model to work out by hand: latents are half the pictures, and the network is a line,
+"""TAD-SeeSR on a model to work out by hand.
 
-eps = gain z_t + drift t / 1000 + look picture + states,    the states being a tenth of the picture's mean.
+Latents are half the pictures, the noise that the network sees is `toy_seesr.line`, and the states are a tenth of the
+mean of the picture in [-1, 1].
 """
 
 import functools
-import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,30 +14,21 @@ import pytest
 
 from tadsr_jax import train
 from tadsr_jax.convert import names
-from tadsr_jax.diffusion.ddpm import ddpm_schedule
 from tadsr_jax.families.seesr import Words
 from tadsr_jax.networks import parts, unet_sd
 from tadsr_jax.recipes import tad_seesr
 from tadsr_jax.types import Batch
+from tests import toy_seesr
+from tests.toy_seesr import SCHEDULE, denoiser, noised
 from tests.toys import normal, randomised
+from tests.weights import public_entries
 
 pytestmark = pytest.mark.quick
 
-SCHEDULE = ddpm_schedule()
 SHAPE = (2, 2, 2, 32)  # channels for the group norms of the discriminator
 SMALL = {"discriminator": {"c_dim": 2, "embed_dim": 8}}
 KEY = jax.random.key(0)
 NEAR = {"rtol": 1e-4, "atol": 1e-5}  # float32
-PUBLISHED = Path(__file__).parent.parent / "fixtures" / "lists" / "tadseesr_discriminator.json"
-
-
-def denoiser(gain, drift, look):
-    """Parameters where the public ones are: image attentions and the stem learn, everything else is fixed."""
-    return {
-        "unet": {"mid_block.image_attentions.0": {"gain": jnp.float32(gain)}, "conv_in": {"drift": jnp.float32(drift)}},
-        "controlnet": {"controlnet_cond_embedding.conv_in": {"look": jnp.float32(look)}},
-    }
-
 
 OWN, TEACHERS = (0.9, 0.2, 0.25), (0.7, -0.1, 0.4)
 STUDENT = parts.picked(denoiser(*OWN), unet_sd.is_trained)
@@ -62,23 +52,17 @@ def toy_words(calls: list | None = None) -> Words:
         states = 0.1 * jnp.mean(picture, axis=(1, 2))[:, None, :] if states is None else states
         return {"picture": picture / 2 + 0.5, "text": extra["text"], "image_states": states}
 
-    def line(params, z_t, t, condition):
-        gain, drift = params["unet"]["mid_block.image_attentions.0"]["gain"], params["unet"]["conv_in"]["drift"]
-        look = params["controlnet"]["controlnet_cond_embedding.conv_in"]["look"]
-        t = jnp.broadcast_to(t, z_t.shape[:1])[:, None, None, None]
-        return gain * z_t + drift * t / 1000 + look * condition["picture"] + condition["image_states"][:, :, None]
-
     def predict_eps(params, z_t, t, condition):
         calls.append("eps")
-        return line(params, z_t, t, condition)
+        return toy_seesr.line(params, z_t, t, condition)
 
     def predict_z0(params, z_t, t, condition):
         calls.append("z0")
-        return SCHEDULE.z0_from_eps(z_t, t, line(params, z_t, t, condition))
+        return SCHEDULE.z0_from_eps(z_t, t, toy_seesr.line(params, z_t, t, condition))
 
     def features(params, z_t, t, condition):
         calls.append("features")
-        return [line(params, z_t, t, condition)]
+        return [toy_seesr.line(params, z_t, t, condition)]
 
     return Words(SCHEDULE, encode, None, None, condition, predict_eps, predict_z0, features)
 
@@ -124,21 +108,10 @@ def default():
     return answer(recipe())
 
 
-def column(values):
-    return np.asarray(values, np.float64).reshape(-1, 1, 1, 1)
-
-
-def noised(z, t, eps):
-    abar = column(SCHEDULE.abar[np.asarray(t)])
-    return np.sqrt(abar) * np.asarray(z) + np.sqrt(1 - abar) * np.asarray(eps)
-
-
 def line(parameters, z_t, t, picture):
     """The toy network in NumPy, of a picture in [-1, 1]."""
-    gain, drift, look = parameters
     picture = np.asarray(picture)
-    states = 0.1 * picture.mean((1, 2))[:, None, None, :]
-    return gain * z_t + drift * column(t) / 1000 + look * (picture / 2 + 0.5) + states
+    return toy_seesr.by_hand(parameters, z_t, t, picture / 2 + 0.5, 0.1 * picture.mean((1, 2))[:, None, :])
 
 
 # ---- what is drawn ---------------------------------------------------------------------------------------------------
@@ -298,9 +271,7 @@ def test_the_default_discriminator_is_the_published_one():
     maps = [jax.ShapeDtypeStruct((1, side, side, c), jnp.float32) for side, c in sides.items()]
     t = jax.ShapeDtypeStruct((1,), jnp.int32)
     variables = jax.eval_shape(made.adds["discriminator"], KEY, {"features": maps}, {"disc_t": t})
-    assert {name: list(shape) for name, shape in names.public_shapes(variables).items()} == json.loads(
-        PUBLISHED.read_text()
-    )
+    assert names.public_shapes(variables) == public_entries("tadseesr_discriminator")
 
 
 # ---- weights ---------------------------------------------------------------------------------------------------------

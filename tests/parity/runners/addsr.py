@@ -1,7 +1,6 @@
 """Losses and gradients of AddSR's training, against one iteration of the public trainer."""
 
 import functools
-import json
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,19 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tadsr_jax.convert import lora, names
-from tadsr_jax.convert.sd_names import modern_vae_names
+from tadsr_jax.convert import names
 from tadsr_jax.diffusion import ddpm
-from tadsr_jax.families import seesr
-from tadsr_jax.networks import abstract_variables, controlnet, dino, kl, parts, ram, unet_sd
-from tadsr_jax.networks.controlled_unet import ControlledUNet
+from tadsr_jax.networks import abstract_variables, dino, parts, unet_sd
 from tadsr_jax.networks.discriminators import ConditionalDiscriminator
 from tadsr_jax.recipes import addsr
 from tadsr_jax.types import Batch
+from tests.parity.runners.compiled import QUICKLY, cached
 from tests.parity.runners.layout import nchw, nhwc
-from tests.parity.runners.sd_discriminators import DINO_PREFIX, unit_vectors
+from tests.parity.runners.sd_discriminators import backbone_and_heads, unit_vectors
+from tests.parity.runners.seesr import denoiser_params, family_of, frozen_params, gradients
 
-QUICKLY = {"xla_backend_optimization_level": 0}  # run once or twice, on small pictures: compiling takes the time
 NO_HOLE = -1000  # a centre so far outside that nothing of the picture is cut out
 FIELDS = ("version", "dim", "depth", "heads", "patch", "image_size", "taps")  # of a vision transformer
 
@@ -36,29 +33,14 @@ class Setting(NamedTuple):
 
 def setting_of(config: dict) -> Setting:
     """Both branches are one program."""
-    return _setting(json.dumps({key: config[key] for key in config if key not in ("branch", "trainable")}))
+    return _setting({key: config[key] for key in config if key not in ("branch", "trainable")})
 
 
-@functools.lru_cache(maxsize=4)
-def _setting(config: str) -> Setting:
-    config = json.loads(config)
-    networks = {
-        "unet": unet_sd.from_public(**config["unet"]),
-        "controlnet": controlnet.from_public(**config["controlnet"]),
-        "vae": kl.from_public(**config["vae"]),
-        "ram": ram.from_public(vision=config["ram"]),
-        "dino": dino.from_public(**config["dino"]),
-        "dinov2": dino.from_public(version=2, **config["dinov2"]),
-    }
-    family = seesr.words(
-        ControlledUNet(networks["unet"], networks["controlnet"]),
-        networks["vae"],
-        None,
-        networks["ram"],
-        ddpm.from_public(**config["scheduler"]),
-        scaling=config["vae"].get("scaling_factor", seesr.SCALING),
-        tagger_size=config["ram_image_size"],
-    )
+@cached
+def _setting(**config) -> Setting:
+    family, networks = family_of(config)
+    networks["dino"] = dino.from_public(**config["dino"])
+    networks["dinov2"] = dino.from_public(version=2, **config["dinov2"])
     fields = {name: {key: getattr(networks[name], key) for key in FIELDS} for name in ("dino", "dinov2")}
     fields["dinov2"]["image_size"] = config["dinov2_image_size"]
     options = {"variant": "released", "discriminator": {"cmap_dim": config["cmap_dim"]}} | fields
@@ -73,21 +55,13 @@ def _setting(config: str) -> Setting:
 def players(case, setting: Setting) -> tuple:
     """student (what is trained of it), frozen, discriminator, and the vectors of its spectral norms."""
     networks = setting.networks
-    convert = lambda network, state_dict: names.to_flax(networks[network], state_dict)["params"]
-
-    def denoiser(player: str) -> dict:
-        return {name: convert(name, case.weights(f"{name}_{player}")) for name in ("unet", "controlnet")}
-
-    judge = unit_vectors(case.weights("discriminator"))
-    backbone = {name.removeprefix(DINO_PREFIX): array for name, array in judge.items() if name.startswith(DINO_PREFIX)}
-    heads = {name: array for name, array in judge.items() if not name.startswith(DINO_PREFIX)}
+    backbone, heads = backbone_and_heads(unit_vectors(case.weights("discriminator")))
     frozen = {
-        "student": denoiser("stu"),
-        "teacher": denoiser("tea"),
-        "autoencoder": convert("vae", modern_vae_names(case.weights("vae"))),
-        "tagger": convert("ram", lora.ram(case.weights("ram"), network=networks["ram"])),
-        "dino": convert("dino", backbone),
-        "dinov2": convert("dinov2", case.weights("dinov2")),
+        "student": denoiser_params(case, networks, "_stu"),
+        "teacher": denoiser_params(case, networks, "_tea"),
+        **frozen_params(case, networks),
+        "dino": names.to_flax(networks["dino"], backbone)["params"],
+        "dinov2": names.to_flax(networks["dinov2"], case.weights("dinov2"))["params"],
     }
     network = ConditionalDiscriminator(case.config["cmap_dim"])
     maps = [jax.ShapeDtypeStruct((1, 2, 2, networks["dino"].dim), jnp.float32)] * len(networks["dino"].taps)
@@ -193,10 +167,6 @@ def _evaluate(family, recipes, student, frozen, discriminator, stats, batch, giv
     return {"maps": maps, "values": values, "grads": grads}
 
 
-def norm(state_dict: dict) -> float:
-    return np.sqrt(sum(np.sum(np.square(np.float64(array))) for array in state_dict.values()))
-
-
 def addsr_losses(case) -> dict:
     setting = setting_of(case.config)
     student, frozen, discriminator, stats = players(case, setting)
@@ -210,25 +180,11 @@ def addsr_losses(case) -> dict:
         nhwc(case.inputs["vae_noise"]),
     )
     outputs = made["values"] | {name: nchw(array) for name, array in made["maps"].items()}
-    public = lambda grads: names.to_torch({"params": grads})
-    of_unet, of_controlnet = (public(made["grads"]["G"][name]) for name in ("unet", "controlnet"))
-    # The vectors of the norms are no parameters, but the weights that they belong to are called by them.
-    of_discriminator, leak = (names.to_torch({"params": made["grads"][name], **stats}) for name in ("D", "D_leak"))
-    trained = lambda grads: {name: a for name, a in grads.items() if not name.endswith(("weight_u", "weight_v"))}
-    outputs |= {
-        "grad_D_norm": norm(trained(of_discriminator)),
-        "grad_D_leak_norm": norm(trained(leak)),
-        "grad_G_norm_unet": norm(of_unet),
-        "grad_G_norm_controlnet": norm(of_controlnet),
-    }
-    for prefix, grads in (
-        ("grad_D", of_discriminator),
-        ("grad_D_leak", leak),
-        ("grad_G", of_unet),
-        ("grad_G_controlnet", of_controlnet),
-    ):
-        outputs |= {f"{prefix}.{name}": array for name, array in grads.items()}
-    return outputs
+    of_student, of_judge = made["grads"]["G"], lambda name: {"params": made["grads"][name], **stats}
+    outputs |= gradients("grad_D", "grad_D_norm", of_judge("D"))
+    outputs |= gradients("grad_D_leak", "grad_D_leak_norm", of_judge("D_leak"))
+    outputs |= gradients("grad_G", "grad_G_norm_unet", {"params": of_student["unet"]})
+    return outputs | gradients("grad_G_controlnet", "grad_G_norm_controlnet", {"params": of_student["controlnet"]})
 
 
 RUNNERS = {"addsr_losses": addsr_losses}

@@ -1,7 +1,6 @@
 """Networks of the ResShift family: U-Net, its blocks, VQ autoencoders, and the public names of all of them."""
 
 import functools
-import json
 import math
 
 import jax
@@ -13,20 +12,8 @@ from tadsr_jax.networks import abstract_variables, unet_swin, vq
 from tadsr_jax.networks.discriminators import TimeAwareDiscriminator
 from tadsr_jax.networks.layers import timestep_embedding
 from tadsr_jax.networks.swin import SwinGroup, relative_position_index, window_mask
-
-
-def to_nhwc(x):
-    return jnp.asarray(x).transpose(0, 2, 3, 1)
-
-
-def to_nchw(x):
-    return np.asarray(x).transpose(0, 3, 1, 2)
-
-
-def cached(build):
-    """`build(**config)` once for a configuration; what it returns may compile once."""
-    of_text = functools.lru_cache(maxsize=8)(lambda text: build(**json.loads(text)))
-    return lambda config: of_text(json.dumps(config, sort_keys=True))
+from tests.parity.runners.compiled import cached
+from tests.parity.runners.layout import nchw, nhwc
 
 
 @cached
@@ -53,9 +40,9 @@ def autoencoder_of(**config):
 def resshift_unet(case):
     _, variables, apply = unet_of(case.config)
     variables = names.to_flax(variables, case.weights())
-    pictures = [to_nhwc(case.inputs[key]) if key in case.inputs else None for key in ("lq", "mask")]
-    y = apply(variables, to_nhwc(case.inputs["x"]), jnp.asarray(case.inputs["timesteps"]), *pictures)
-    return {"y": to_nchw(y)}
+    pictures = [nhwc(case.inputs[key]) if key in case.inputs else None for key in ("lq", "mask")]
+    y = apply(variables, nhwc(case.inputs["x"]), jnp.asarray(case.inputs["timesteps"]), *pictures)
+    return {"y": nchw(y)}
 
 
 def resblock(case):
@@ -65,7 +52,7 @@ def resblock(case):
     resample = "up" if config.get("up") else "down" if config.get("down") else None
     features = config.get("out_channels") or config["channels"]
     module = unet_swin.ResBlock(features, config["use_scale_shift_norm"], resample)
-    return apply_block(case, module, to_nhwc(case.inputs["x"]), jnp.asarray(case.inputs["emb"]))
+    return apply_block(case, module, nhwc(case.inputs["x"]), jnp.asarray(case.inputs["emb"]))
 
 
 def basic_layer(case):
@@ -79,12 +66,12 @@ def basic_layer(case):
         mlp_ratio=config["mlp_ratio"],
         patch_norm=config.get("patch_norm", False),
     )
-    return apply_block(case, module, to_nhwc(case.inputs["x"]))
+    return apply_block(case, module, nhwc(case.inputs["x"]))
 
 
 def apply_block(case, module, *inputs):
     variables = names.to_flax(abstract_variables(module, *inputs), case.weights())
-    return {"y": to_nchw(jax.jit(module.apply)(variables, *inputs))}
+    return {"y": nchw(jax.jit(module.apply)(variables, *inputs))}
 
 
 BLOCKS = {
@@ -112,18 +99,18 @@ def resshift_block(case):
 def vq_autoencoder(case):
     _, variables, methods = autoencoder_of(case.config)
     variables = names.to_flax(variables, case.weights())
-    z = to_nhwc(case.inputs["z"])
-    latent = methods["encode"](variables, to_nhwc(case.inputs["x"]))
+    z = nhwc(case.inputs["z"])
+    latent = methods["encode"](variables, nhwc(case.inputs["x"]))
     quantized, indices = methods["quantize"](variables, z)
     _, encode_indices = methods["quantize"](variables, latent)
     return {
-        "encode": to_nchw(latent),
+        "encode": nchw(latent),
         "indices": indices,
-        "quantized": to_nchw(quantized),
-        "decode": to_nchw(methods["decode"](variables, z)),
-        "decode_force_not_quantize": to_nchw(methods["decode_force_not_quantize"](variables, z)),
+        "quantized": nchw(quantized),
+        "decode": nchw(methods["decode"](variables, z)),
+        "decode_force_not_quantize": nchw(methods["decode_force_not_quantize"](variables, z)),
         "encode_indices": encode_indices,
-        "roundtrip": to_nchw(methods["decode"](variables, latent)),
+        "roundtrip": nchw(methods["decode"](variables, latent)),
     }
 
 

@@ -8,7 +8,8 @@ from flax.traverse_util import flatten_dict
 from tadsr_jax.convert import names
 from tadsr_jax.networks import abstract_variables, diffaugment, dino
 from tadsr_jax.networks.discriminators import ConditionalDiscriminator, TimeAwareDiscriminator
-from tests.parity.runners.networks import cached, to_nchw, to_nhwc
+from tests.parity.runners.compiled import cached
+from tests.parity.runners.layout import nchw, nhwc
 
 DINO_PREFIX = "dino.model.model."  # of AddSR's backbone in the public discriminator
 AUGMENTATIONS = {
@@ -47,6 +48,12 @@ def dino_class_token(config: dict, weights: dict, x):
     return apply(names.to_flax(variables, weights), x).class_token
 
 
+def backbone_and_heads(state_dict: dict) -> tuple[dict, dict]:
+    """The two parts of AddSR's public discriminator, whose backbone does not learn."""
+    backbone = {name.removeprefix(DINO_PREFIX): a for name, a in state_dict.items() if name.startswith(DINO_PREFIX)}
+    return backbone, {name: a for name, a in state_dict.items() if not name.startswith(DINO_PREFIX)}
+
+
 def unit_vectors(state_dict: dict) -> dict:
     """A synthesised state dict whose spectral-norm vectors have length 1."""
     is_vector = lambda name: name.endswith(("weight_u", "weight_v"))
@@ -54,7 +61,7 @@ def unit_vectors(state_dict: dict) -> dict:
 
 
 def dino_vits(case):
-    image = to_nhwc(case.inputs["image"])
+    image = nhwc(case.inputs["image"])
     if case.config["version"] == 2:
         return {"cls": dino_class_token(case.config, case.weights(), image)}
     maps = dino_taps(case.config, case.weights(), diffaugment.area_resize(image, case.config["img"]))
@@ -63,7 +70,7 @@ def dino_vits(case):
 
 def _as_sequence(a):
     """(n, h, w, c) as the public (n, c, h w)."""
-    return to_nchw(a).reshape(a.shape[0], a.shape[-1], -1)
+    return nchw(a).reshape(a.shape[0], a.shape[-1], -1)
 
 
 def _draw(inputs: dict, name: str):
@@ -72,24 +79,23 @@ def _draw(inputs: dict, name: str):
 
 
 def addsr_discriminator(case):
-    config, inputs, state_dict = case.config, case.inputs, unit_vectors(case.weights())
-    x = augmented = to_nhwc(inputs["x"])
+    config, inputs = case.config, case.inputs
+    backbone, heads = backbone_and_heads(unit_vectors(case.weights()))
+    x = augmented = nhwc(inputs["x"])
     if config["diffaug"]:
         for name in config["policy"].split(","):
             x = augmented = AUGMENTATIONS[name](x, inputs)
     x, size = (x + 1) / 2, config["dino"]["img"]
     x = diffaugment.crop(x, config["crop"], size) if config["crop"] else diffaugment.area_resize(x, size)
-    backbone = {name.removeprefix(DINO_PREFIX): a for name, a in state_dict.items() if name.startswith(DINO_PREFIX)}
     maps = dino_taps(config["dino"], backbone, x)
-    heads = {name: a for name, a in state_dict.items() if not name.startswith(DINO_PREFIX)}
     fields = {"kind": "conditional", "cmap_dim": config["cmap_dim"]}
-    return judged(config, fields, heads, maps, jnp.asarray(inputs["c"])) | {"augmented": to_nchw(augmented)}
+    return judged(config, fields, heads, maps, jnp.asarray(inputs["c"])) | {"augmented": nchw(augmented)}
 
 
 def tadseesr_discriminator(case):
     config, inputs = case.config, case.inputs
     count = sum(key.startswith("features.") for key in inputs)
-    maps = [to_nhwc(inputs[f"features.{k}"]) for k in range(count)]
+    maps = [nhwc(inputs[f"features.{k}"]) for k in range(count)]
     fields = {"kind": "time-aware", "c_dim": config["c_dim"], "embed_dim": config["embed_dim"]}
     return judged(config, fields, unit_vectors(case.weights()), maps, jnp.asarray(inputs["timestep"], jnp.int32))
 

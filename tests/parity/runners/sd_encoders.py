@@ -1,31 +1,32 @@
 """Kinds of the encoders beside the diffusion of the Stable-Diffusion side: CLIP's text tower; RAM, with DAPE or not."""
 
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
 
 from tadsr_jax.convert import lora, names
 from tadsr_jax.networks import abstract_variables, clip_text, ram
+from tests.parity.runners.compiled import cached
+from tests.parity.runners.layout import nhwc
 
 
-@functools.lru_cache(maxsize=4)
-def _text_encoder(config: str):
+@cached
+def text_encoder_of(**config):
     """(abstract variables, jitted apply)."""
-    module = clip_text.from_public(**json.loads(config))
+    module = clip_text.from_public(**config)
     return abstract_variables(module), jax.jit(module.apply)
 
 
-@functools.lru_cache(maxsize=4)
-def _ram(config: str):
+@cached
+def ram_of(**config):
     """(module, its jitted apply, its jitted tag_logits)."""
-    module = ram.from_public(**json.loads(config))
+    module = ram.from_public(**config)
     return module, jax.jit(module.apply), jax.jit(functools.partial(module.apply, method="tag_logits"))
 
 
 def run_clip_text(case) -> dict:
-    variables, apply = _text_encoder(json.dumps(case.config, sort_keys=True))
+    variables, apply = text_encoder_of(case.config)
     ids = jnp.asarray(case.inputs["input_ids"], jnp.int32)
     return {"last_hidden_state": apply(names.to_flax(variables, case.weights()), ids)}
 
@@ -33,11 +34,10 @@ def run_clip_text(case) -> dict:
 def run_ram(case) -> dict:
     """States, logits and tags; updates (`lora_A`, `lora_B`) are among the weights and are merged."""
     keys = ("vision", "q2l", "num_class", "encoder_width")
-    config = json.dumps({key: case.config[key] for key in keys if key in case.config}, sort_keys=True)
-    module, apply, tag_logits = _ram(config)
+    module, apply, tag_logits = ram_of({key: case.config[key] for key in keys if key in case.config})
     alpha = case.config.get("lora_alpha", 1)
     variables = names.to_flax(module, lora.ram(case.weights(), network=module, alpha=alpha))
-    states = apply(variables, jnp.asarray(case.inputs["image"]).transpose(0, 2, 3, 1))
+    states = apply(variables, nhwc(case.inputs["image"]))
     outputs = {"image_embeds": states}
     if "logits" in case.outputs:
         outputs["logits"] = tag_logits(variables, states)

@@ -1,58 +1,18 @@
 """The samplers of SeeSR, AddSR and TAD-SeeSR, whole: networks, loops and all recorded noise."""
 
-import functools
-import json
-
 import jax
 import jax.numpy as jnp
 
-from tadsr_jax.convert import lora
-from tadsr_jax.convert.names import to_flax
-from tadsr_jax.convert.sd_names import modern_vae_names
 from tadsr_jax.diffusion import ddpm
-from tadsr_jax.families import seesr, seesr_sampling
-from tadsr_jax.networks import controlnet, kl, ram, unet_sd
-from tadsr_jax.networks.controlled_unet import ControlledUNet
+from tadsr_jax.families import seesr_sampling
+from tests.parity.runners.compiled import cached
 from tests.parity.runners.layout import nchw, nhwc
+from tests.parity.runners.seesr import denoiser_params, family_of, frozen_params
 
 
-def family_of(config: dict):
-    """(words, {part: network}) of a case's config."""
-    modules = {
-        "unet": unet_sd.from_public(**config["unet"]),
-        "controlnet": controlnet.from_public(**config["controlnet"]),
-        "vae": kl.from_public(**config["vae"]),
-    }
-    if "ram" in config:
-        modules["ram"] = ram.from_public(vision=config["ram"])
-    words = seesr.words(
-        ControlledUNet(modules["unet"], modules["controlnet"]),
-        modules["vae"],
-        None,
-        modules.get("ram"),
-        ddpm.from_public(**config["scheduler"]),
-        scaling=config["vae"].get("scaling_factor", seesr.SCALING),
-        tagger_size=config.get("ram_image_size", 384),
-    )
-    return words, modules
-
-
-def params_of(case, modules: dict) -> dict:
-    """The parameters of all parts, as samplers take them."""
-    state_dicts = {part: case.weights(part) for part in modules}
-    state_dicts["vae"] = modern_vae_names(state_dicts["vae"])
-    if "ram" in modules:
-        alpha = case.config.get("lora_alpha", 1)
-        state_dicts["ram"] = lora.ram(state_dicts["ram"], network=modules["ram"], alpha=alpha)
-    trees = {part: to_flax(module, state_dicts[part])["params"] for part, module in modules.items()}
-    student = {"unet": trees["unet"], "controlnet": trees["controlnet"]}
-    return {"student": student, "autoencoder": trees["vae"], "tagger": trees.get("ram")}
-
-
-@functools.lru_cache(maxsize=8)
-def sampler_of(text: str, steps: int):
-    """(networks, jitted function of parameters and inputs -> z_T, picture, trajectory) of a config and its kind."""
-    kind, config = json.loads(text)
+@cached
+def sampler_of(*, kind: str, steps: int, config: dict):
+    """(networks, jitted function of parameters and inputs -> z_T, picture, trajectory)."""
     words, modules = family_of(config)
     first = config.get("start_steps", words.schedule.num_steps - 1)
     options = {"steps": steps, "first": first, "scale": config.get("conditioning_scale", 1.0)}
@@ -80,8 +40,9 @@ def sampler_of(text: str, steps: int):
 
 def sampled(case, *, steps: int, inputs: dict):
     """(z_T, picture, trajectory), in the public layout."""
-    modules, run = sampler_of(json.dumps([case.kind, case.config], sort_keys=True), steps)
-    z_T, picture, made = run(params_of(case, modules), inputs)
+    modules, run = sampler_of({"kind": case.kind, "steps": steps, "config": case.config})
+    params = {"student": denoiser_params(case, modules), **frozen_params(case, modules)}
+    z_T, picture, made = run(params, inputs)
     is_map = lambda name: name != "image_states"
     return nchw(z_T), nchw(picture), {name: nchw(a) if is_map(name) else a for name, a in made.items()}
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from tadsr_jax.convert.names import to_flax
 from tadsr_jax.networks import abstract_variables, controlnet, unet_sd
-from tests.parity.runners.networks import cached, to_nchw, to_nhwc
+from tests.parity.runners.compiled import cached
+from tests.parity.runners.layout import nchw, nhwc
 
 SKIPS = "down_block_additional_residuals."
 
@@ -27,7 +28,7 @@ def controlnet_of(**config):
 
 def latent_and_states(inputs: dict) -> list:
     """[x, t, text, image states or None]."""
-    x, t, text = to_nhwc(inputs["sample"]), jnp.asarray(inputs["timestep"]), inputs["encoder_hidden_states"]
+    x, t, text = nhwc(inputs["sample"]), jnp.asarray(inputs["timestep"]), inputs["encoder_hidden_states"]
     return [x, t, text, inputs.get("image_encoder_hidden_states")]
 
 
@@ -36,20 +37,20 @@ def residuals_of(inputs: dict):
     names = sorted((name for name in inputs if name.startswith(SKIPS)), key=lambda name: int(name[len(SKIPS) :]))
     if not names:
         return None
-    return [to_nhwc(inputs[name]) for name in names], to_nhwc(inputs["mid_block_additional_residual"])
+    return [nhwc(inputs[name]) for name in names], nhwc(inputs["mid_block_additional_residual"])
 
 
 def sd_unet_seesr(case):
     variables, apply = unet_of(case.config)
     eps = apply(to_flax(variables, case.weights()), *latent_and_states(case.inputs), residuals_of(case.inputs))
-    return {"sample": to_nchw(eps)}
+    return {"sample": nchw(eps)}
 
 
 def sd_controlnet_seesr(case):
     config = dict(case.config)
     call = config.pop("call", {})
     abstract, apply, stem = controlnet_of(config)
-    variables, picture = to_flax(abstract, case.weights()), to_nhwc(case.inputs["controlnet_cond"])
+    variables, picture = to_flax(abstract, case.weights()), nhwc(case.inputs["controlnet_cond"])
     residuals, middle = apply(
         variables,
         *latent_and_states(case.inputs),
@@ -57,8 +58,8 @@ def sd_controlnet_seesr(case):
         scale=call.get("conditioning_scale", 1.0),
         guess_mode=call.get("guess_mode", False),
     )
-    outputs = {f"down_block_res_samples.{index}": to_nchw(residual) for index, residual in enumerate(residuals)}
-    return outputs | {"mid_block_res_sample": to_nchw(middle), "cond_embedding": to_nchw(stem(variables, picture))}
+    outputs = {f"down_block_res_samples.{index}": nchw(residual) for index, residual in enumerate(residuals)}
+    return outputs | {"mid_block_res_sample": nchw(middle), "cond_embedding": nchw(stem(variables, picture))}
 
 
 RUNNERS = {"sd_unet_seesr": sd_unet_seesr, "sd_controlnet_seesr": sd_controlnet_seesr}

@@ -1,7 +1,6 @@
 """Stable Diffusion's autoencoder, whole and in tiles, and its noise schedule."""
 
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +10,20 @@ from tadsr_jax.convert.names import to_flax
 from tadsr_jax.convert.sd_names import modern_vae_names
 from tadsr_jax.diffusion import ddpm
 from tadsr_jax.networks import kl, kl_tiled
+from tests.parity.runners.compiled import cached
 from tests.parity.runners.layout import nchw, nhwc
 
 TILES = ("encoder_tile_size", "decoder_tile_size", "encoder_pad", "decoder_pad")  # of a case; not of the network
 
 
 def autoencoder_of(config: dict):
-    """(module, {what: jitted function of variables and one array}) of a case's config, once for each."""
-    return _autoencoder(json.dumps({key: value for key, value in config.items() if key not in TILES}, sort_keys=True))
+    """(module, {what: jitted function of variables and one array}) of a case's config."""
+    return _autoencoder({key: value for key, value in config.items() if key not in TILES})
 
 
-@functools.lru_cache(maxsize=8)
-def _autoencoder(config: str):
-    module = kl.from_public(**json.loads(config))
+@cached
+def _autoencoder(**config):
+    module = kl.from_public(**config)
     whole = {
         "encode": "encode",
         "moments": "moments",

@@ -8,22 +8,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tadsr_jax.convert import names
-from tadsr_jax.convert.sd_names import modern_vae_names
-from tadsr_jax.diffusion import ddpm
-from tadsr_jax.families import seesr
-from tadsr_jax.networks import abstract_variables, controlnet, kl, parts, unet_sd
-from tadsr_jax.networks.controlled_unet import ControlledUNet
+from tadsr_jax.networks import abstract_variables, parts, unet_sd
 from tadsr_jax.networks.discriminators import TimeAwareDiscriminator
 from tadsr_jax.recipes import tad_seesr
 from tadsr_jax.types import Batch
+from tests.parity.runners.compiled import QUICKLY, cached
 from tests.parity.runners.layout import nchw, nhwc
-from tests.parity.runners.networks import cached
 from tests.parity.runners.sd_discriminators import unit_vectors
+from tests.parity.runners.seesr import denoiser_params, family_of, frozen_params, gradients
 
 # A term of the student's -> (its loss and its weight in the cases, the public weight)
 TERMS = {
@@ -31,30 +28,25 @@ TERMS = {
     "hsd": ("hsd_loss", "hsd_weight", 1.0),
     "mse": ("mse_loss", "mse_weight", 0.2),
 }
-PLAYERS = {"student": "stu", "teacher": "tea"}
-QUICKLY = {"xla_backend_optimization_level": 0}  # run once, on small pictures: compiling takes the time
+PLAYERS = {"student": "_stu", "teacher": "_tea"}
 
 
 class Setting(NamedTuple):
     """What is made once for a configuration."""
 
-    denoiser: ControlledUNet
-    autoencoder: kl.AutoencoderKL
+    networks: dict[str, nn.Module]  # by the case's names, less the player
     discriminator: dict  # abstract variables
     evaluate: Callable  # `evaluate`, jitted
 
 
 @cached
 def setting_of(**config) -> Setting:
-    denoiser = ControlledUNet(unet_sd.from_public(**config["unet"]), controlnet.from_public(**config["controlnet"]))
-    autoencoder, schedule = kl.from_public(**config["vae"]), ddpm.from_public(**config["scheduler"])
-    scaling = config["vae"].get("scaling_factor", seesr.SCALING)
-    family = seesr.words(denoiser, autoencoder, None, None, schedule, scaling=scaling)
-    maps = [jax.ShapeDtypeStruct((1, 2, 2, c), jnp.float32) for c in denoiser.unet.block_out_channels]
+    family, networks = family_of(config)
+    maps = [jax.ShapeDtypeStruct((1, 2, 2, c), jnp.float32) for c in networks["unet"].block_out_channels]
     discriminator = TimeAwareDiscriminator(**config["disc"])
     variables = abstract_variables(discriminator, maps, jax.ShapeDtypeStruct((1,), jnp.int32))
     compiled = jax.jit(partial(evaluate, family, config), compiler_options=QUICKLY)
-    return Setting(denoiser, autoencoder, variables, compiled)
+    return Setting(networks, variables, compiled)
 
 
 def weight_of(term: str, config: dict) -> float:
@@ -121,16 +113,11 @@ def tadseesr_losses(case) -> dict:
     setting = setting_of({key: value for key, value in case.config.items() if key != "trainable"})
     variables = dict(names.to_flax(setting.discriminator, unit_vectors(case.weights("discriminator"))))
     params, stats = variables.pop("params"), variables
-    frozen = {player: denoiser_params(case, setting.denoiser, public) for player, public in PLAYERS.items()}
-    frozen["autoencoder"] = names.to_flax(setting.autoencoder, modern_vae_names(case.weights("vae")))["params"]
+    frozen = {player: denoiser_params(case, setting.networks, public) for player, public in PLAYERS.items()}
+    frozen |= frozen_params(case, setting.networks)
     student = parts.picked(frozen["student"], unet_sd.is_trained)
     made = setting.evaluate(student, frozen, params, stats, *recorded(case.inputs))
     return as_recorded(made, stats)
-
-
-def denoiser_params(case, denoiser: ControlledUNet, player: str) -> dict:
-    networks = {"unet": denoiser.unet, "controlnet": denoiser.controlnet}
-    return {part: names.to_flax(net, case.weights(f"{part}_{player}"))["params"] for part, net in networks.items()}
 
 
 def recorded(inputs: dict) -> tuple[Batch, dict, dict]:
@@ -163,17 +150,9 @@ def as_recorded(made: dict, stats: dict) -> dict:
     outputs |= {"logits_real": real, "logits_fake": fake, "loss_D": jnp.mean(made["logs"]["loss_d"])}
     outputs |= {"loss_real": jnp.mean(jax.nn.relu(1 - real)), "loss_fake": jnp.mean(jax.nn.relu(1 + fake))}
     of_student = made["grad_student"]
-    gradients = {  # prefix of the whole gradients, name of their norm
-        ("grad_D", "grad_D_norm"): {"params": made["grad_d"], **stats},
-        ("grad_G", "grad_G_norm_unet"): {"params": of_student["unet"]},
-        ("grad_G_controlnet", "grad_G_norm_controlnet"): {"params": of_student["controlnet"]},
-    }
-    for (prefix, norm), tree in gradients.items():
-        public = names.to_torch(tree)
-        public = {name: a for name, a in public.items() if not name.endswith(("weight_u", "weight_v"))}
-        outputs |= {f"{prefix}.{name}": a for name, a in public.items()}
-        outputs[norm] = np.sqrt(sum(np.sum(np.square(a, dtype=np.float64)) for a in public.values()))
-    return outputs
+    outputs |= gradients("grad_D", "grad_D_norm", {"params": made["grad_d"], **stats})
+    outputs |= gradients("grad_G", "grad_G_norm_unet", {"params": of_student["unet"]})
+    return outputs | gradients("grad_G_controlnet", "grad_G_norm_controlnet", {"params": of_student["controlnet"]})
 
 
 RUNNERS = {"tadseesr_losses": tadseesr_losses}

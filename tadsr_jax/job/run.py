@@ -38,7 +38,7 @@ def run(job: Job, workdir: Path, *, name: str = "") -> dict:
         _write_json(workdir / "config.json", config)
     if recipe.trained:
         weights.setdefault("student", weights["teacher"])
-    frozen = _placed({key: weights[key] for key in recipe.frozen}, family, recipe, job.mesh)
+    frozen = _placed(stored({key: weights[key] for key in recipe.frozen}, family, recipe), job.mesh)
     sampler = reports.Sampler(family, job.pairs, seed=config["seed"], texts=job.texts)
     state, seconds = loop.run(
         workdir,
@@ -83,15 +83,20 @@ def _initial(job: Job, weights: dict, frozen: dict) -> TrainState:
     return jax.jit(make)(key, student=student, frozen=frozen, batch=example(job.config))
 
 
-def _placed(trees: dict, family: Family, recipe: Recipe, mesh) -> dict:
-    """Fixed trees on the devices, stored as their networks read them, once each: student and teacher may be one."""
+def stored(trees: dict, family: Family, recipe: Recipe) -> dict:
+    """The trees of networks that never learn, as these read them: `networks.storage`. One tree remains one."""
     denoiser = family.networks["denoiser"]
     modules = {**family.networks, **recipe.reads, "teacher": denoiser, "student": denoiser}
-    placed = {}
+    made = {}
     for name, tree in trees.items():
-        if id(tree) not in placed:
-            stored = storage.rounded(modules[name], tree) if name in modules else tree
-            placed[id(tree)] = place(stored, mesh)
+        if id(tree) not in made:
+            made[id(tree)] = storage.rounded(modules[name], tree) if name in modules else tree
+    return {name: made[id(tree)] for name, tree in trees.items()}
+
+
+def _placed(trees: dict, mesh) -> dict:
+    """The trees on the devices, once each: student and teacher may be one."""
+    placed = {id(tree): place(tree, mesh) for tree in trees.values()}
     return {name: placed[id(tree)] for name, tree in trees.items()}
 
 

@@ -7,7 +7,8 @@ unet_small        the small U-Net of the examples                    perceptual 
 unet_sd, controlnet, controlled_unet   the denoiser of SeeSR, AddSR and TAD-SeeSR (blocks_sd; public_sd: its configs)
 kl, kl_tiled      the autoencoder of Stable Diffusion                clip_text            its text encoder
 ram, swin_encoder the tagger of SeeSR                                dino, diffaugment    what AddSR's judge sees
-discriminators, spectral_norm   the three discriminators             parts, resize        learning in part; resizing
+discriminators, spectral_norm   the three discriminators             parts, storage       learning in part; not at all
+resize            as PyTorch does it, inside compiled programs
 
 Submodules are called as in the public checkpoints, dots included, so that a parameter's path is its public name.
 A module's `example_inputs()` are the shapes of a smallest legal call, for the two functions below.

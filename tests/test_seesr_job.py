@@ -7,6 +7,7 @@ from flax.traverse_util import flatten_dict
 
 from tadsr_jax import Upscaler, bundles, export, job
 from tadsr_jax.job.parts import parts
+from tadsr_jax.job.run import stored
 from tadsr_jax.job.saved import abstract_state, saved
 from tadsr_jax.networks.unet_sd import is_trained
 from tests import tiny_tokenizer
@@ -86,3 +87,15 @@ def test_what_a_run_needs_is_told_at_once():
     config["init"]["synthetic"] = "yes"
     with pytest.raises(ValueError, match=r"config\.init\.synthetic is 'yes'; expected True or False"):
         job.read(config)
+
+
+@pytest.mark.quick
+def test_what_student_and_teacher_share_is_stored_once_and_in_bfloat16():
+    config = tiny_config("tad_seesr_x4")
+    config["networks"]["denoiser"]["dtype"] = "bfloat16"
+    read = job.read(config)
+    shared = read.weights["teacher"]
+    made = stored({"student": shared, "teacher": shared}, read.family, read.recipe)
+    assert made["student"] is made["teacher"]
+    assert made["teacher"]["unet"]["conv_in"]["kernel"].dtype == "bfloat16"
+    assert shared["unet"]["conv_in"]["kernel"].dtype == np.float32

@@ -1,6 +1,6 @@
 """Bundles: a model as a folder that a person can read, and a program can load from strangers.
 
-    BUNDLE/bundle.json           format, family, scale, steps, sampler, color_fix, sources, checksums, versions
+    BUNDLE/bundle.json           format, family, scale, steps, longest, sampler, color_fix, sources, checksums, versions
     BUNDLE/student.safetensors   one file a network; names are paths of our parameter trees
     BUNDLE/texts/vocab.json      what is no weights: a tokenizer, a list of tags
 
@@ -186,10 +186,9 @@ def _open(folder: Path, dtype: str | None = None) -> tuple[dict, Family, dict]:
         shapes = expected_shapes(family)
     except Exception as error:  # whatever a stranger's numbers can make a constructor raise
         raise ValueError(f"{folder / 'bundle.json'}: these settings make no model: {error}") from None
-    if info.get("steps", 1) > family.longest:
-        raise ValueError(
-            f"{folder / 'bundle.json'}: 'steps' is {info['steps']}; this model takes {family.longest} at most."
-        )
+    longest = min(family.longest, info.get("longest", family.longest))
+    if info.get("steps", 1) > longest:
+        raise ValueError(f"{folder / 'bundle.json'}: 'steps' is {info['steps']}; this model takes {longest} at most.")
     return info, family, shapes
 
 
@@ -225,8 +224,9 @@ def _read_info(folder: Path) -> dict:
             raise ValueError(f"{path}: {key!r} is {info.get(key)!r}; expected a {kind.__name__}.")
     if not isinstance(info.get("texts", {}), dict):
         raise ValueError(f"{path}: 'texts' is {info['texts']!r}; expected an object.")
-    if type(info.get("steps", 1)) is not int or info.get("steps", 1) < 1:
-        raise ValueError(f"{path}: 'steps' is {info['steps']!r}; expected a whole number, 1 or more.")
+    for key in ("steps", "longest"):
+        if type(info.get(key, 1)) is not int or info.get(key, 1) < 1:
+            raise ValueError(f"{path}: {key!r} is {info[key]!r}; expected a whole number, 1 or more.")
     for key, accepted in (("sampler", SAMPLERS), ("color_fix", COLOR_FIXES)):
         if info.get(key, accepted[0]) not in accepted:
             raise ValueError(f"{path}: {key!r} is {info[key]!r}; expected one of {', '.join(accepted)}.")

@@ -9,6 +9,7 @@ docs/diffusers.md.
 """
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import jax
@@ -76,7 +77,8 @@ class FlaxSuperResolutionPipeline(FlaxDiffusionPipeline):
                  Parameters are float32
         public   of folders as they are published: what they lack, as `convert.seesr.read_folder` takes it, such as
                  sd="stable-diffusion-2-base", ram="ram_swin_large_14m.pth"
-        Raises ValueError, one line, for whatever is wrong with the folder. Nothing is downloaded.
+        Raises ValueError, one line, for whatever is wrong with the folder, and warns of what such a folder lacks.
+        Nothing is downloaded.
         """
         folder, dtype = Path(pretrained_model_name_or_path), _dtype_name(dtype)
         if not folder.is_dir():
@@ -116,6 +118,7 @@ class FlaxSuperResolutionPipeline(FlaxDiffusionPipeline):
         negative_prompt: str | None = None,
         *,
         seed: int | jax.Array = 0,
+        mask=None,
         output_type: str = "pil",
         return_dict: bool = True,
         **options,
@@ -127,6 +130,7 @@ class FlaxSuperResolutionPipeline(FlaxDiffusionPipeline):
         num_inference_steps    1 .. those of the model; its default where None
         guidance_scale, negative_prompt   of models of more than 4 steps
         seed                   an integer, or a key of jax; `PRNGKey(7)` is 7
+        mask                   of models that fill in, as `Upscaler` takes it; of several pictures a list
         output_type            "pil": a list of PIL images. "np": floats in [0, 1], (n, h, w, c), or a list of (h, w, c)
                                where sizes differ
         options                of `Upscaler`: tile, color_fix, scale, psr_weight, start, ...
@@ -134,11 +138,13 @@ class FlaxSuperResolutionPipeline(FlaxDiffusionPipeline):
         """
         if output_type not in OUTPUTS:
             raise ValueError(f"output_type is {output_type!r}; expected one of {', '.join(OUTPUTS)}.")
-        given = list(image) if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4 else [image]
+        several = isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4
+        given = list(image) if several else [image]
         made = self.upscaler(
             given if output_type == "pil" else [_to_unit(one) for one in given],
             steps=num_inference_steps,
             seed=_seed_of(seed),
+            mask=mask if several or mask is None else [mask],
             prompt=prompt or None,
             guidance=guidance_scale,
             negative_prompt=negative_prompt,
@@ -158,6 +164,8 @@ def _dtype_name(dtype) -> str | None:
 def _of_diffusers(folder: Path, dtype: str | None, public: dict) -> Bundle:
     """The model of a folder in that library's layout, as `bundles.load` has those of bundles."""
     bundle = seesr.read_folder(folder, **public, dtype=np.float32)
+    for note in bundle.info["notes"]:
+        warnings.warn(f"{folder}: {note}.", stacklevel=3)  # at who called `from_pretrained`
     return dataclasses.replace(bundle, family=bundles.family_of(bundle.info, dtype))
 
 

@@ -37,6 +37,11 @@ class Tokenizer:
     padding: int  # the end token in SD 1, "!" with id 0 in SD 2
     length: int  # ids of a prompt
 
+    @property
+    def largest(self) -> int:
+        """The largest id that any words can have."""
+        return max(self.pieces.get_vocab(with_added_tokens=True).values())
+
     def __call__(self, words: str) -> np.ndarray:
         """(length,) int32. Pieces beyond `length` are cut off, silently, as everywhere: lists of tags can be long."""
         pieces = self.pieces.encode(words, add_special_tokens=False).ids[: self.length - 2]

@@ -57,7 +57,8 @@ class Recipe(NamedTuple):
     generate: Callable  # (student, frozen, batch, draws) -> outputs: all that the student produces, run once
     student_loss: Callable  # (outputs, discriminator, stats, frozen, batch, draws) -> (scalar, (logs, stats))
     discriminator_loss: Callable | None = None  # (discriminator, stats, outputs, frozen, batch, draws) -> the same
-    sample_steps: int = 1  # deterministic steps that the trained model samples with: all of a teacher's
+    sample_steps: int = 1  # that the trained model samples with: all of a teacher's
+    longest: int | None = None  # the most steps that it can be sampled with; None: those of its family
     first_step_full_rate: bool = False  # as a public trainer sets the rate, see `train.learning_rate`
     trained: Callable | None = (
         None  # (path) -> whether that leaf of the student learns; None: all do. The whole student
@@ -87,7 +88,10 @@ class Family:
     samplers: tuple[str, ...] = ("deterministic", "stochastic")  # how it can take several steps, by default the first
     color_fix: str = "none"  # what its pictures need by default: this, "wavelet" or "adain"
     smallest: int = 1  # pixels of lq's shorter side that the model was made for: less is enlarged to that before
-    # What a user may say of a picture, where there is anything: (texts of the bundle, *, steps, **words) -> request,
+    largest: int | None = None  # pixels along a side of lq that the model was made for: tiles are not larger by default
+    stride: int | None = None  # pixels of lq in a cell of the coarsest level, where sides need not be multiples of that
+    no_words: tuple[int, ...] = ()  # token ids that the denoiser is told where nothing is said, of a family with words
+    # What a user may say of a picture, where there is anything: (texts of the bundle, *, steps, words ...) -> request,
     # and (params, request, picture (h, w, 3)) -> {name: array}, what all its tiles are told, for `extra` of `sample`.
     request: Callable | None = None
     prepare: Callable | None = None

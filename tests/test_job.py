@@ -12,6 +12,11 @@ from safetensors.numpy import save_file
 
 from tadsr_jax import bundles, job
 from tadsr_jax.config import plain
+from tadsr_jax.evaluate import report as reports
+from tadsr_jax.job.run import _finish
+from tadsr_jax.job.weights import read_texts
+from tests import tiny_tokenizer
+from tests.runs import random_state, vq_config
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 GET = {name: runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"] for name in ("x4", "teacher_x4", "sinsr_x4")}
@@ -41,14 +46,23 @@ def teacher():
     return job.read(config("teacher_x4"))
 
 
+TEXTS = {"tags.txt": "cat\n", "vocab.json": "{}", "merges.txt": "m", "tokenizer.json": "{}"}
+SOURCES = {"student": {"file": "teacher.pth", "licence": "for non-commercial use"}}
+
+
+def untrained(of: dict, folder: Path, **options) -> Path:
+    """A bundle of a config's model, untrained."""
+    family, settings = job.parts(of)[0], job.family_settings(of)
+    params = jax.jit(family.init)(jax.random.key(0))
+    params = {"student": params.pop("denoiser"), **params}
+    return bundles.save(folder, family="resshift", settings=settings, params=params, **options)
+
+
 @pytest.fixture(scope="module")
 def bundle(teacher, tmp_path_factory):
-    """A bundle of the tiny teacher, untrained."""
-    params = jax.jit(teacher.family.init)(jax.random.key(0))
-    params = {"student": params["denoiser"], "autoencoder": params["autoencoder"]}
+    """A bundle of the tiny teacher, untrained, which has texts and says where it comes from."""
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
-    settings = job.family_settings(teacher.config)
-    return bundles.save(folder, family="resshift", settings=settings, params=params, info={})
+    return untrained(teacher.config, folder, info={"sources": SOURCES}, texts=TEXTS)
 
 
 @pytest.mark.parametrize("name", GET)
@@ -142,6 +156,56 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path):
     for name, data in (("a.safetensors", b"no weights"), ("a.pth", b"\x80\x04no pickle of ours"), ("a.ckpt", b"")):
         (tmp_path / name).write_bytes(data)
         assert name in refusal(config(init__teacher=str(tmp_path / name)))
+
+
+def test_a_bundle_is_opened_once_and_gives_every_network_once(tmp_path, monkeypatch):
+    of, opened, given, open_bundle = vq_config(), [], [], bundles.open_bundle
+    of["init"] = {"student": str(untrained(of, tmp_path / "vq", info={}))}
+
+    def counted(path):
+        opened.append(path)
+        model, read = open_bundle(path)
+        return model, lambda name: given.append(name) or jax.tree.map(np.float16, read(name))
+
+    monkeypatch.setattr(bundles, "open_bundle", counted)
+    weights = job.read(of).weights
+    assert opened == [of["init"]["student"]] and given == ["student", "autoencoder"]
+    assert {name: {leaf.dtype.name for leaf in jax.tree.leaves(tree)} for name, tree in weights.items()} == {
+        "student": {"float32"},
+        "autoencoder": {"float32"},
+    }
+
+
+def test_a_run_keeps_the_texts_of_its_first_bundle_with_the_tokenizer_that_it_learns_with(bundle, tmp_path):
+    init, files = {"teacher": str(bundle)}, tiny_tokenizer.write(tmp_path) / "tokenizer"
+    data = {"tokenizer": str(tmp_path)}
+    written = {path.name: path.read_text() for path in files.iterdir()}
+    assert read_texts({"init": init, "data": {}}) == TEXTS
+    assert read_texts({"init": {}, "data": data}) == written
+    assert read_texts({"init": init, "data": data}) == {"tags.txt": "cat\n"} | written  # no tokenizer.json beside it
+    assert read_texts({"init": {}, "data": {}}, {"tags.txt": "dog\n"}) == {"tags.txt": "dog\n"}
+
+
+def test_sources_of_a_named_bundle_are_inherited(bundle):
+    read = job.read(config(init__teacher=str(bundle)))
+    assert read.sources == {"teacher": SOURCES} and job.read(config()).sources == {}
+
+
+def test_few_steps_are_compared_with_as_many_of_the_teacher(bundle, tmp_path, monkeypatch):
+    sheets, comparison = [], reports.comparison
+    monkeypatch.setattr(reports, "comparison", lambda columns: sheets.append(list(columns)) or comparison(columns))
+    for steps, title in ((1, "student, 1 step"), (3, "student, 3 steps")):
+        read, sampled = job.read(config(init__teacher=str(bundle))), []
+        read, gt = read._replace(recipe=read.recipe._replace(sample_steps=steps)), reports.truth(read.pairs)
+        sampler = lambda denoiser, fixed, *, steps, gt=gt, sampled=sampled: sampled.append(steps) or gt
+        frozen = {"teacher": read.weights["teacher"], "autoencoder": {}}
+        rest = random_state(read.config), read.weights, frozen, sampler
+        report = _finish(read, tmp_path / str(steps), "x4", *rest, seconds=0.0)
+        assert sampled == [steps, read.family.longest, steps]
+        assert sheets[-1] == ["LQ", "bicubic", f"teacher, {read.family.longest} steps", title, "HR"]
+        made = bundles.describe(tmp_path / str(steps) / "bundle")
+        assert made["sources"] == {"teacher": str(bundle), "pictures": "demo", "inherited": {"teacher": SOURCES}}
+        assert set(report["psnr_to_teacher"]) == {"student", "undistilled"}
 
 
 def begun(workdir: Path, with_config) -> None:

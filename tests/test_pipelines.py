@@ -119,6 +119,13 @@ def test_folders_as_they_are_published_make_the_same_pipeline(pipelines, pipelin
     assert (pipeline.unet.dtype, again.unet.dtype, again.vae.dtype) == (jnp.float32, jnp.bfloat16, jnp.bfloat16)
 
 
+def test_what_a_published_folder_lacks_is_a_warning(pipelines, public):
+    files = {key: value for key, value in public.items() if key not in ("model", "tags", "thresholds")}
+    with pytest.warns(UserWarning, match=r"AddSR: no list of tags: the model is not told .*\.$") as told:
+        pipelines.FlaxSuperResolutionPipeline.from_pretrained(public["model"], **files)
+    assert told[0].filename == __file__  # at the caller's line
+
+
 def test_components_have_the_names_of_their_folders(pipeline):
     parts = {"unet", "controlnet", "vae", "text_encoder", "tagger", "scheduler"}
     assert set(pipeline.components) == parts and parts <= set(pipeline.config)
@@ -156,6 +163,22 @@ def test_arrays_are_floats_in_one_batch_where_sizes_agree(by_hand):
     assert grey.shape == (36, 48, 1) and coloured.shape == (36, 48, 3)
 
 
+def test_a_mask_goes_with_its_picture(pipelines):
+    pipeline = pipelines.FlaxSuperResolutionPipeline(
+        toys.repeating_bundle(scale=1, multiple=8, factor=4, extras=("mask",), family="resshift")
+    )
+    mask = np.zeros(PHOTO.shape[:2], np.uint8)
+    mask[2:5, 3:8] = 255
+    made = np.asarray(pipeline(PHOTO, mask=mask).images[0])
+    np.testing.assert_array_equal(made[mask == 0], PHOTO[mask == 0])
+    assert np.any(made[mask > 0] != PHOTO[mask > 0])
+    np.testing.assert_array_equal(pipeline(Image.fromarray(PHOTO), mask=Image.fromarray(mask)).images[0], made)
+    several = pipeline(np.stack([PHOTO, PHOTO]), mask=[mask, mask], output_type="np").images
+    np.testing.assert_allclose(several[1] * 255, made, atol=0.51)
+    assert "give mask=" in refusal(pipeline, PHOTO)
+    assert "expected a list with a mask for each" in refusal(pipeline, [PHOTO, PHOTO], mask=mask)
+
+
 def test_a_key_of_jax_is_the_seed_that_it_was_made_of(by_hand):
     made = [by_hand(PHOTO, seed=seed).images[0] for seed in (7, jax.random.PRNGKey(7), jax.random.key(7))]
     np.testing.assert_array_equal(made[0], made[1])
@@ -167,6 +190,6 @@ def test_a_key_of_jax_is_the_seed_that_it_was_made_of(by_hand):
 
 def test_a_call_that_cannot_be_is_refused(by_hand, tmp_path):
     assert refusal(by_hand, PHOTO, output_type="latent") == "output_type is 'latent'; expected one of pil, np."
-    assert "prompt is 'a cat', which this model cannot be told" in refusal(by_hand, PHOTO, "a cat")
+    assert "prompt is 'a cat', which is no option of this model" in refusal(by_hand, PHOTO, "a cat")
     assert "the family 'resshift', which has no layout of diffusers" in refusal(by_hand.save_pretrained, tmp_path / "x")
     assert not (tmp_path / "x").exists()

@@ -177,5 +177,21 @@ def test_an_autoencoder_is_that_of_the_runs_bundle_or_else_what_the_config_names
     )
 
 
+def test_what_a_run_inherits_is_known_before_its_bundle_and_where_the_others_have_gone(tmp_path):
+    config, elsewhere = vq_config(), tmp_path / "elsewhere"
+    config["init"]["autoencoder"] = str(elsewhere)
+    workdir, settings = begun(tmp_path / "run", config), family_settings(config)
+    shapes = bundles.expected_shapes(FAMILIES["resshift"](**settings))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    terms = {"autoencoder": {"licence": "MIT"}}
+    bundles.save(elsewhere, family="resshift", settings=settings, params=params, info={"sources": terms})
+    for _ in range(2):
+        found = saved(workdir)
+        model = bundle_of(*found[:4], found.fixed, found.rest, found.texts, found.sources)
+        assert model.info["sources"]["inherited"] == {"autoencoder": terms}
+        write_bundle(workdir / "bundle", model)
+        shutil.rmtree(elsewhere, ignore_errors=True)  # the second time it is the run's own that says so
+
+
 if __name__ == "__main__":
     save_from_many_devices(Path(sys.argv[1]))

@@ -9,6 +9,7 @@ from tadsr_jax import Upscaler, bundles, export, job
 from tadsr_jax.job.parts import parts
 from tadsr_jax.job.run import stored
 from tadsr_jax.job.saved import abstract_state, saved
+from tadsr_jax.job.weights import check_same_model
 from tadsr_jax.networks.unet_sd import is_trained
 from tests import tiny_tokenizer
 from tests.runs import tiny_config
@@ -87,6 +88,29 @@ def test_what_a_run_needs_is_told_at_once():
     config["init"]["synthetic"] = "yes"
     with pytest.raises(ValueError, match=r"config\.init\.synthetic is 'yes'; expected True or False"):
         job.read(config)
+
+
+@pytest.mark.quick
+def test_a_tokenizer_that_the_text_encoder_cannot_read_is_refused_before_training(tmp_path):
+    config = tiny_config("tad_seesr_x4")
+    config["data"]["tokenizer"] = str(tiny_tokenizer.write(tmp_path))
+    assert "vocab.json" in job.read(config).texts
+    config["networks"]["text_encoder"]["vocab_size"] = 26
+    with pytest.raises(ValueError) as error:
+        job.read(config)
+    assert str(error.value).startswith(f"config.data.tokenizer={tmp_path}: A text of this tokenizer has 8 tokens")
+    assert "ids up to 26" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.quick
+def test_a_teacher_that_is_told_something_else_where_nothing_is_said_is_another_model():
+    config = tiny_config("tad_seesr_x4")
+    ours = parts(config)[0]
+    config["networks"]["added_words"] = "sharp"  # what a prompt ends with is each model's own
+    check_same_model("config.init.teacher=x", ours, parts(config)[0])
+    config["networks"]["no_words"] = [1, 2, 2, 2]
+    with pytest.raises(ValueError, match=r"x has another no_words than this config: \(1, 2, 2, 2\) there"):
+        check_same_model("config.init.teacher=x", ours, parts(config)[0])
 
 
 @pytest.mark.quick

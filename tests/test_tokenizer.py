@@ -36,6 +36,10 @@ def test_words_that_are_not_in_the_vocabulary_are_cut_into_known_pieces(ids):
     assert ids("cats 8k")[1:6] == [20, 3, 14, 18, 19]  # ca t s</w>, and each numeral alone: 8</w> k</w>
 
 
+def test_the_largest_id_is_known(folder):
+    assert open_tokenizer(folder).largest == END == 26
+
+
 def test_letter_case_and_kinds_of_space_do_not_matter(ids):
     assert ids(" CAT,\n\tSofa\u3000") == ids("cat , sofa") == ids("cat,sofa")
 

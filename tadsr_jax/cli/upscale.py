@@ -116,7 +116,10 @@ class _Tile(click.ParamType):
     help="Take the colours of the input.",
 )
 @click.option(
-    "--prompt", metavar="WORDS", help="What is in the pictures, beside what the model sees itself. SeeSR's family."
+    "--prompt",
+    metavar="WORDS",
+    help="What is in the pictures, behind the tags that the model finds itself; what is beyond 77 tokens is cut off. "
+    "SeeSR's family.",
 )
 @click.option(
     "--negative-prompt",
@@ -229,6 +232,11 @@ def find_bundle(weights: str | None) -> Path:
         raise ValueError(
             f"--weights {weights} is a file; expected a bundle's folder. Public PyTorch weights become one with "
             f"`tadsr convert resshift --unet {weights} -o BUNDLE`."
+        )
+    if any((Path(weights) / name).exists() for name in ("unet", "controlnet", "model_index.json")):
+        raise ValueError(
+            f"--weights {weights} is no bundle, but a folder of public weights; they become one with "
+            f"`tadsr convert seesr --model {weights} ... -o BUNDLE`, see `tadsr convert --help`."
         )
     if Path(weights).exists() or not is_name:
         raise ValueError(f"--weights {weights} holds no bundle.json; expected a bundle, or a finished run's folder.")

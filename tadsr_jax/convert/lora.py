@@ -2,8 +2,9 @@
 
     RAM.pth, DAPE.pth --ram--> plain weights of `networks.ram.RAM`, in public names --names.to_flax--> variables
 
-merge    weight + alpha / r * B A, for one matrix and for queries and values of three in one    [LoRA, arXiv 2106.09685]
-ram      the entries of `network` in RAM's file, under today's names, DAPE's updates merged
+merge        weight + alpha / r * B A, for a matrix and for queries and values of three in one  [LoRA, arXiv 2106.09685]
+is_updates   whether a file is such updates alone
+ram          the entries of `network` in RAM's file, under today's names, DAPE's updates merged
 """
 
 import math
@@ -43,6 +44,12 @@ def merge(state_dict: Mapping, *, alpha: float = 1) -> dict[str, np.ndarray]:
             )
         merged[parts[0]] = weight + np.float32(alpha / b.shape[-1]) * update
     return merged
+
+
+def is_updates(state_dict: Mapping) -> bool:
+    """Whether there are low-rank updates, and none of the weights that they are added to: DAPE.pth."""
+    updated = [name.rsplit(".", 1)[0] for name in state_dict if _is_update(name)]
+    return bool(updated) and not any(f"{module}.weight" in state_dict for module in updated)
 
 
 def ram(state_dict: Mapping, updates: Mapping | None = None, *, network: nn.Module, alpha: float = 1) -> Mapping:

@@ -189,6 +189,11 @@ def read_ram(
     `network` is that of other sizes than the published; there are as many classes as the file has labels.
     """
     weights = torch_file.read(ram_file)
+    if lora.is_updates(weights):
+        raise ValueError(
+            f"{ram_file}: it looks like DAPE.pth, updates of RAM's weights without them: give it as --dape, and "
+            "ram_swin_large_14m.pth as --ram."
+        )
     network = _of_classes(RAM() if network is None else network, weights)
     updates = None if dape_file is None else torch_file.read(dape_file)
     try:

@@ -123,7 +123,7 @@ def read_folder(
                 trees[part] = sd_folder.read_part(parts[part], part, dtype=dtype).params
     notes += [note for part, tree in trees.items() for note in _broken(part, tree)]
     about |= {"scale": family.scale, "sampler": family.sampler, "color_fix": family.color_fix}
-    about |= {"public_config": configs, "sources": _sources(parts, ram, dape), "notes": notes}
+    about |= {"public_config": configs, "sources": _sources(parts, ram, dape, about["preset"]), "notes": notes}
     info = {"family": "seesr", "settings": settings, **about}
     return Bundle(family=family, params=seesr_folder.joined(trees), info=info, texts=texts)
 
@@ -155,7 +155,7 @@ def _about(model, index: Mapping, preset: str | None, steps: int | None) -> dict
     steps = index.get("steps", known.steps) if steps is None else steps
     if not 1 <= steps <= known.longest:
         raise ValueError(f"--steps is {steps}; {preset} has 1 to {known.longest}.")
-    return {"preset": preset, "recipe": preset, "steps": steps}
+    return {"preset": preset, "recipe": preset, "steps": steps, "longest": known.longest}
 
 
 def _parts(model, sd, ram) -> dict[str, Path]:
@@ -232,17 +232,26 @@ def _broken(part: str, tree: PyTree) -> list[str]:
     return [f"{len(broken)} tensors of {part} hold NaN or infinite numbers ({broken[0]}, ...)"] if broken else []
 
 
-def _sources(parts: Mapping[str, Path], ram, dape) -> dict:
-    """{part: {"files": {name: SHA-256}}} of what the networks are made of; of usual names, also whose it is."""
+def _sources(parts: Mapping[str, Path], ram, dape, preset: str) -> dict:
+    """{part: {"files": {name: SHA-256}}} of what the networks are made of, and as far as that is known, whose it is."""
     sources = {}
     for part in (part for part in seesr_folder.NETWORKS if part in parts):
         files = sd_files.files_of(sd_files.find_weights(parts[part]))
         named = {f"{part}/{file.name}": bundles.file_sha256(file) for file in files}
-        sources[part] = {"files": named, **terms_of(parts[part].parent.absolute().name, part)}
-    for part, file in (("tagger", ram), ("tagger_updates", dape)):
+        sources[part] = {"files": named, **_terms(parts[part].parent, part, preset)}
+    if "tagger" in parts and (terms := _terms(parts["tagger"].parent, seesr_folder.UPDATES, preset)):
+        sources[seesr_folder.UPDATES] = {"files": {}, **terms}
+    for part, file in (("tagger", ram), (seesr_folder.UPDATES, dape)):
         if file is not None:
-            sources[part] = {"files": {Path(file).name: bundles.file_sha256(file)}, **terms_of(Path(file).name, part)}
+            named = {Path(file).name: bundles.file_sha256(file)}
+            sources[part] = {"files": named, **terms_of(Path(file).stem, part, preset)}
     return sources
+
+
+def _terms(folder: Path, part: str, preset: str) -> dict:
+    """Whose a part of a folder is: what the folder says where it was written here, else what its name tells."""
+    said = seesr_folder.read_index(folder).get(seesr_folder.SOURCES)
+    return terms_of(folder.absolute().name, part, preset) if said is None else said.get(part, {})
 
 
 def _files_of(sources: Mapping, network: str) -> dict:

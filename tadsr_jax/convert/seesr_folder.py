@@ -16,7 +16,7 @@ import jax
 
 from tadsr_jax import bundles, folders, tokenizer
 from tadsr_jax.convert import sd_files, sd_folder
-from tadsr_jax.convert.seesr_presets import PRESETS
+from tadsr_jax.convert.seesr_presets import PRESETS, TERMS
 from tadsr_jax.families.seesr_input import LABELS, THRESHOLDS
 from tadsr_jax.types import Bundle, Family, PyTree
 
@@ -27,6 +27,7 @@ NETWORKS = {  # part of a folder -> network of a bundle
     "text_encoder": "text_encoder",
     "tagger": "tagger",
 }
+UPDATES = "tagger_updates"  # DAPE's, which are in the tagger's weights and are somebody's as well
 STUDENT = ("unet", "controlnet")
 INDEX = "model_index.json"
 PIPELINE = "FlaxSuperResolutionPipeline"  # the class of `tadsr_jax.pipelines`, which opens such folders
@@ -42,7 +43,8 @@ CLASSES = {
 # What model_index.json says beyond its parts: settings of the family that no part's configuration has,
 OF_NETWORKS = ("scale", "no_words", "smallest")
 RULES = (*OF_NETWORKS, "added_words")
-CHOICES = ("preset", "steps")  # and how to sample
+CHOICES = ("preset", "steps")  # how to sample,
+SOURCES = "sources"  # and whose the parts are: {part: its TERMS}, as far as that is known
 
 
 def joined(trees: Mapping[str, PyTree]) -> dict[str, PyTree]:
@@ -59,18 +61,20 @@ def divided(network: str, params: PyTree) -> dict[str, PyTree]:
 
 
 def read_index(folder: str | Path) -> dict:
-    """RULES and CHOICES that model_index.json of a folder has; what others wrote has none.
+    """RULES, CHOICES and SOURCES that model_index.json of a folder has; what others wrote has none.
 
     Raises ValueError for values of another type.
     """
     path = Path(folder) / INDEX
     index = sd_files.read_json(path) if path.is_file() else {}
-    known = {key: index[key] for key in (*RULES, *CHOICES) if key in index}
+    known = {key: index[key] for key in (*RULES, *CHOICES, SOURCES) if key in index}
     for key, value in known.items():
         if key in ("added_words", "preset"):
             what, is_right = "a text", isinstance(value, str)
         elif key == "no_words":
             what, is_right = "token ids", isinstance(value, list) and bool(value) and all(map(_is_whole, value))
+        elif key == SOURCES:
+            what, is_right = f"{', '.join(TERMS)} of parts", isinstance(value, dict) and value == _terms(value)
         else:
             what, is_right = "a whole number, 1 or more", _is_whole(value) and value > 0
         if not is_right:
@@ -150,7 +154,19 @@ def _index(bundle: Bundle, parts: list[str]) -> dict:
     rules = {key: settings[key] for key in RULES if key in settings}
     preset = bundle.info.get("preset", bundle.info.get("recipe"))
     chosen = {"preset": preset, "steps": bundle.info.get("steps", 1)} if preset in PRESETS else {}
-    return {"_class_name": PIPELINE, **{part: CLASSES[part] for part in parts}, **rules, **chosen}
+    sources = {SOURCES: _terms(bundle.info.get(SOURCES))}
+    return {"_class_name": PIPELINE, **{part: CLASSES[part] for part in parts}, **rules, **chosen, **sources}
+
+
+def _terms(sources) -> dict[str, dict[str, str]]:
+    """{part: its repository and licence} of what bundle.json or model_index.json says of sources."""
+    said = {part: sources.get(part) for part in (*NETWORKS, UPDATES)} if isinstance(sources, Mapping) else {}
+    known = {
+        part: {key: of[key] for key in TERMS if isinstance(of.get(key), str)}
+        for part, of in said.items()
+        if isinstance(of, Mapping)
+    }
+    return {part: terms for part, terms in known.items() if terms}
 
 
 def _write_texts(folder: Path, texts: Mapping[str, str]) -> None:

@@ -27,13 +27,16 @@ PRESETS = {
 }
 # Words in the name of a folder that tell the preset, the first one that is there: "tadseesr" has "seesr" in it.
 FOLDERS = {"tadseesr": "tad_seesr", "tadsr": "tad_seesr", "addsr": "addsr", "seesr": "seesr"}
-# Files and folders of others, by their usual names: (repository, licence).
-OTHERS = {
-    "stablediffusion2": ("stabilityai/stable-diffusion-2-base", "CreativeML Open RAIL++-M"),
-    "sd2": ("stabilityai/stable-diffusion-2-base", "CreativeML Open RAIL++-M"),
-    "ramswinlarge14m": ("xinyu1205/recognize-anything", "Apache-2.0"),
-    "dape": ("cswry/SeeSR", "Apache-2.0"),
+SD2_BASE = ("stabilityai/stable-diffusion-2-base", "CreativeML Open RAIL++-M")
+# What is others', by the usual names of folders and files, whole ones: "stable-diffusion-2" is another release.
+SD2_FOLDERS = dict.fromkeys(("stablediffusion2base", "stabilityaistablediffusion2base", "sd2base"), SD2_BASE)
+OTHERS = {  # part -> {name: (repository, licence)}
+    "vae": SD2_FOLDERS,
+    "text_encoder": SD2_FOLDERS,
+    "tagger": {"ramswinlarge14m": ("xinyu1205/recognize-anything", "Apache-2.0")},
+    "tagger_updates": {"dape": ("cswry/SeeSR", "Apache-2.0")},
 }
+TERMS = ("repository", "licence")
 
 
 def preset_of(folder: str | Path) -> str | None:
@@ -42,14 +45,17 @@ def preset_of(folder: str | Path) -> str | None:
     return next((preset for word, preset in FOLDERS.items() if word in letters), None)
 
 
-def terms_of(name: str, part: str) -> dict:
-    """Repository and licence of a part that is published in a folder, or as a file, of this name; {} where unknown."""
+def terms_of(name: str, part: str, preset: str) -> dict:
+    """Repository and licence of a part that is published in a folder, or as a file, of this name; {} where unknown.
+
+    U-Net and ControlNet are those of the `preset`, unless the name says another one.
+    """
     if part in ("unet", "controlnet"):
-        known = PRESETS.get(preset_of(name))
-        terms = known and (known.repository, known.licence)
+        known = PRESETS[preset]
+        terms = (known.repository, known.licence) if preset_of(name) in (None, preset) else ()
     else:
-        terms = next((terms for word, terms in OTHERS.items() if word in _letters(name)), None)
-    return dict(zip(("repository", "licence"), terms or ()))
+        terms = OTHERS.get(part, {}).get(_letters(name), ())
+    return dict(zip(TERMS, terms))
 
 
 def _letters(name: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tadsr_jax import tokenizer
 from tadsr_jax.families.seesr import NO_WORDS
-from tadsr_jax.families.seesr_input import LABELS, THRESHOLDS, read_tags
+from tadsr_jax.families.seesr_input import LABELS, THRESHOLDS, check_readable, read_tags
 from tadsr_jax.networks.clip_text import CLIPTextModel
 from tadsr_jax.networks.ram import RAM
 
@@ -32,12 +32,20 @@ def read(parts: Mapping[str, Path], tagger: RAM, tags, thresholds, notes: list[s
     """
     texts = tokenizer.files_of(parts["tokenizer"]) if "tokenizer" in parts else {}
     if not texts:
-        notes.append("no tokenizer: the model is told no words; give --sd, a Stable Diffusion folder that has one")
+        notes.append(
+            "no tokenizer: the model is told no words, and SeeSR's steps have no guidance; give --sd, a Stable "
+            "Diffusion folder that has one"
+        )
+    lacking = "no list of tags"
     if tags is None and "tagger" in parts:
-        found = [parts["tagger"] / name for name in (LABELS, THRESHOLDS)]
-        tags, thresholds = found if all(path.is_file() for path in found) else (None, None)
+        found = {name: parts["tagger"] / name for name in (LABELS, THRESHOLDS)}
+        missing = [name for name, path in found.items() if not path.is_file()]
+        if not missing:
+            tags, thresholds = found.values()
+        elif len(missing) < len(found):
+            lacking = f"{parts['tagger']} has no {missing[0]}, which the other list needs"
     if tags is None:
-        notes.append("no list of tags: the model is not told what is in the picture; give --tags and --thresholds")
+        notes.append(f"{lacking}: the model is not told what is in the picture; give --tags and --thresholds")
         return texts
     lists = {LABELS: _lines(tags), THRESHOLDS: _lines(thresholds)}
     try:
@@ -64,12 +72,7 @@ def no_words(
         ids = NO_WORDS
         if texts and tokenizer.is_complete(texts):
             notes.append("the package tokenizers is not installed: the empty text is taken as Stable Diffusion 2's")
-    longest, most = text_encoder.max_position_embeddings, text_encoder.vocab_size
-    if len(ids) > longest or max(ids) >= most:
-        raise ValueError(
-            f"An empty text has {len(ids)} tokens with ids up to {max(ids)}, but the text encoder reads {longest} and "
-            f"has {most}: give the tokenizer that it was trained with."
-        )
+    check_readable("An empty text", len(ids), max(ids), text_encoder)
     return [int(token) for token in ids]
 
 

@@ -83,8 +83,8 @@ def scores(pictures: list[np.ndarray], references: list[np.ndarray], names=tuple
 def report(pairs: list[dict], *, scale: int, student: list, teacher: list | None, undistilled: list | None) -> dict:
     """The figures of report.json. `student`, `teacher`, `undistilled`: 8-bit pictures, in the order of the pairs.
 
-    psnr_to_teacher   RGB PSNR to the teacher's full deterministic sampling from the same noise: of the student's one
-                      step, and of the teacher forced into one step ("undistilled")
+    psnr_to_teacher   RGB PSNR to the teacher's full sampling from the same noise: of the student's one step, or few,
+                      and of the teacher forced into as many ("undistilled")
     psnr_y, ssim_y, gmsd, spectrum_error   against HR: {"bicubic", "teacher", "student"}
     """
     gt = truth(pairs)

@@ -6,7 +6,7 @@ from tadsr_jax import bundles
 from tadsr_jax.job.saved import bundle_of, saved
 from tadsr_jax.types import Bundle
 
-TOLD = ("family", "settings", "recipe", "scale", "steps", "sampler", "color_fix", "checkpoint", "sources")
+TOLD = ("family", "settings", "recipe", "scale", "steps", "longest", "sampler", "color_fix", "checkpoint", "sources")
 
 
 def read(source: Path, *, weights: str = "ema", step: int | None = None) -> Bundle:
@@ -15,7 +15,7 @@ def read(source: Path, *, weights: str = "ema", step: int | None = None) -> Bund
         raise ValueError(f"{source} is no folder; expected the workdir of a training run, or a bundle.")
     if not bundles.is_bundle(source):
         found = saved(source, step=step)
-        parts = found.family, found.recipe, found.state, found.fixed, found.rest, found.texts
+        parts = found.family, found.recipe, found.state, found.fixed, found.rest, found.texts, found.sources
         return bundle_of(found.config, *parts, weights=weights)
     if step is not None or weights != "ema":
         asked = f"weights {weights!r}" if step is None else f"step {step}"

@@ -6,6 +6,7 @@
     OUTPUT/loader.py, README.md  how to run it with jax, numpy and safetensors alone
 
 lower   a family as a jax.export.Exported          write   the folder
+What a family is told of a picture beside it (`Family.prepare`: words, guidance), and colour fixes, are not in it.
 """
 
 import json
@@ -107,7 +108,11 @@ def write(folder: Path, model: Bundle) -> None:
         for name, shape in shapes.items()
     ]
     (image,) = program.out_avals
+    left_out = ["what the model can be told of a picture: tags, words, guidance"] if family.prepare else []
+    if about.get("color_fix", "none") != "none":
+        left_out.append(f"the colour fix of its pictures ({about['color_fix']})")
     about |= {
+        "left_out": left_out,
         "program": {
             "file": "model.stablehlo",
             "sha256": bundles.file_sha256(folder / "model.stablehlo"),
@@ -131,6 +136,7 @@ def write(folder: Path, model: Bundle) -> None:
 def _readme(about: dict, shapes: dict[str, tuple], result: tuple) -> str:
     lines = [f"- `{name}`: float32 {shape}, {RANGES[name]}" for name, shape in shapes.items()]
     lines.append(f"- `image`: float32 {result}, RGB from -1 to 1, {about['scale']} times as large")
+    lines += [f"- not in the program: {what}" for what in about["left_out"]]
     return README.format(
         platforms=", ".join(PLATFORMS), inputs=", ".join(shapes), lines="\n".join(lines), multiple=about["multiple"]
     )

@@ -12,7 +12,7 @@ from tadsr_jax.config import bind
 from tadsr_jax.diffusion.ddpm import FEW_STEPS, ddpm_schedule
 from tadsr_jax.families import seesr_sampling
 from tadsr_jax.families.seesr import NO_WORDS, Words, enlarge, words
-from tadsr_jax.families.seesr_input import ADDED_WORDS, SMALLEST, preparer, request
+from tadsr_jax.families.seesr_input import ADDED_WORDS, SMALLEST, preparer, requester
 from tadsr_jax.networks import configured, init_variables
 from tadsr_jax.networks.clip_text import CLIPTextModel
 from tadsr_jax.networks.controlled_unet import ControlledUNet
@@ -72,6 +72,7 @@ def build(
     schedule = ddpm_schedule(**bind(ddpm_schedule, "config.diffusion", diffusion))
     vocabulary = words(*networks.values(), schedule, tagger_size=networks["tagger"].image_size, no_words=no_words)
     factor = networks["autoencoder"].factor
+    multiple = max(factor // scale, 1)
 
     def init(key):
         """Fresh parameters of all networks."""
@@ -85,7 +86,7 @@ def build(
         networks=networks,
         schedule=schedule,
         scale=scale,
-        multiple=max(factor // scale, 1),
+        multiple=multiple,
         latent=latent,
         extras=(),
         init=init,
@@ -94,7 +95,10 @@ def build(
         samplers=("stochastic",),
         color_fix="adain",
         smallest=smallest // scale,
-        request=request,
+        largest=TILE * factor // scale,
+        stride=multiple * 2 ** (len(networks["denoiser"].unet.block_out_channels) - 1),
+        no_words=tuple(no_words),
+        request=requester(networks["text_encoder"]),
         prepare=preparer(networks["text_encoder"], networks["tagger"], no_words=no_words, added=added_words),
         **{name: getattr(vocabulary, name) for name in Words.__dataclass_fields__ if name != "schedule"},
     )

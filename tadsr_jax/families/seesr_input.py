@@ -3,13 +3,16 @@
     prompt, guidance, ... --request--> Request          picture --(tagger)--> image states, tags
     tags, words --prompt--> text --(tokenizer, text encoder)--> text states
 
-request   what a user's words mean, checked, once for all pictures         preparer   what one picture is told
+request    what a user's words mean, checked, once for all pictures         preparer   what one picture is told
+requester  the same of texts that a text encoder can read                   check_readable   whether it can
 These are the rules of the public scripts of SeeSR, AddSR and TAD-SeeSR.
 """
 
 import dataclasses
+import functools
 import math
 import numbers
+import warnings
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -69,7 +72,9 @@ def read_tags(texts: Mapping[str, str]) -> Tags | None:
 
     Raises ValueError unless there is a threshold between 0 and 1 for each label.
     """
-    if LABELS not in texts or THRESHOLDS not in texts:
+    if (LABELS in texts) != (THRESHOLDS in texts):
+        raise ValueError(f"{LABELS} and {THRESHOLDS} belong together, a line of each for a tag; one is missing.")
+    if LABELS not in texts:
         return None
     labels = [line.strip() for line in texts[LABELS].splitlines() if line.strip()]
     try:
@@ -104,8 +109,10 @@ def request(
     """
     has_words = tokenizer.is_complete(texts)
     few = steps <= len(FEW_STEPS)
+    if negative_prompt is not None and (few or guidance == 1):
+        raise ValueError(f"negative_prompt is {negative_prompt!r}, which matters with guidance alone; leave it out.")
     for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
-        if value is not None and not isinstance(value, str):
+        if value is not None and not _is_text(value):
             raise ValueError(f"{name} is {value!r}; expected words.")
         if value and not has_words:
             raise ValueError(
@@ -118,14 +125,14 @@ def request(
         raise ValueError(f"guidance is {guidance} with {steps} step(s); the models of up to 4 steps have none.")
     if guidance not in (None, 1) and not has_words:
         raise ValueError(f"guidance is {guidance}, but this bundle has no tokenizer for the words that it leads from.")
-    if negative_prompt is not None and (few or guidance == 1):
-        raise ValueError(f"negative_prompt is {negative_prompt!r}, which matters with guidance alone; leave it out.")
     if psr_weight is not None and not 1 < steps <= len(FEW_STEPS):
         raise ValueError(f"psr_weight is {psr_weight} with {steps} step(s); it matters for 2 to {len(FEW_STEPS)}.")
     if start is not None and start not in STARTS:
         raise ValueError(f"start is {start!r}; expected {' or '.join(STARTS)}.")
     reader = tokenizer.read(texts, source="the bundle's texts") if has_words else None
     guided = reader is not None and not few and guidance != 1
+    if not (guided or few or guidance == 1):
+        warnings.warn("without a tokenizer there are no words to be led away from: no guidance.", stacklevel=2)
     away = NEGATIVE_WORDS if negative_prompt is None else negative_prompt
     return Request(
         tokenizer=reader,
@@ -136,6 +143,34 @@ def request(
         refinement=REFINEMENT if psr_weight is None else float(psr_weight),
         from_noise=start == "noise",
     )
+
+
+def requester(text_encoder: CLIPTextModel) -> Callable:
+    """The family's `request`: the one above, of texts whose tokenizer the text encoder can read."""
+
+    @functools.wraps(request)
+    def of_texts(texts: Mapping[str, str], **words) -> Request:
+        made = request(texts, **words)
+        if reader := made.tokenizer:
+            check_readable("A text of this tokenizer", reader.length, reader.largest, text_encoder)
+        return made
+
+    return of_texts
+
+
+def check_readable(what: str, length: int, largest: int, text_encoder: CLIPTextModel) -> None:
+    """ValueError unless the text encoder reads that many ids, that large: larger ones would be read as others."""
+    longest, most = text_encoder.max_position_embeddings, text_encoder.vocab_size
+    if length > longest or largest >= most:
+        raise ValueError(
+            f"{what} has {length} tokens with ids up to {largest}, but the text encoder reads {longest} and has "
+            f"{most}: give the tokenizer that it was trained with."
+        )
+
+
+def _is_text(value) -> bool:
+    """Whether it is a text of whole characters: of a command line, it need not be."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _check_number(name: str, value, low: float, high: float, words: str) -> None:

@@ -12,7 +12,15 @@ from flax.traverse_util import flatten_dict
 from tadsr_jax import checkpoints, data, loop
 from tadsr_jax.config import bind, plain
 from tadsr_jax.job.parts import parts
-from tadsr_jax.job.weights import check_needs, check_same_model, read_texts, read_weights
+from tadsr_jax.job.weights import (
+    BEGINNINGS,
+    check_init,
+    check_needs,
+    check_same_model,
+    read_sources,
+    read_texts,
+    read_weights,
+)
 from tadsr_jax.sharding import make_mesh
 from tadsr_jax.types import Family, Recipe
 
@@ -50,6 +58,7 @@ class Job(NamedTuple):
     pairs: list[dict]  # validation pictures
     weights: dict  # what config.init names, read and checked: {"teacher": tree, "autoencoder": tree, ...}
     texts: dict[str, str]  # of the bundle, see `bundles`
+    sources: dict[str, dict]  # what the bundles that config.init names say of theirs
     teacher: "Job | None"  # the job that trains the teacher first
 
 
@@ -60,6 +69,7 @@ def read(config) -> Job:
     mesh = make_mesh(**bind(make_mesh, "config.mesh", config["mesh"], given=("devices",)))
     bind(loop.run, "config.train", config["train"], given=PROVIDED["train"])
     trains_teacher = bool("teacher" in recipe.frozen and config.get("teacher") and not config["init"].get("teacher"))
+    check_init(config, family, recipe)
     check_needs(config, family, recipe, trains_teacher=trains_teacher)
     _check_batch(config, family, mesh)
     data.check(scale=config["scale"], seed=config["seed"], **config["data"])
@@ -67,9 +77,12 @@ def read(config) -> Job:
     if trains_teacher:
         teacher = _read_teacher(config["teacher"])
         check_same_model("config.teacher", family, teacher.family)
+    texts = read_texts(config, teacher and teacher.texts)
+    _check_texts(config, family, texts)
+    sources = read_sources(config, teacher and teacher.sources)
     weights = read_weights(config, family, recipe)
     pairs = _validation_pairs(config, family)
-    return Job(config, family, recipe, optimizers, rate, mesh, pairs, weights, read_texts(config), teacher)
+    return Job(config, family, recipe, optimizers, rate, mesh, pairs, weights, texts, sources, teacher)
 
 
 def _read_teacher(section) -> Job:
@@ -81,6 +94,19 @@ def _read_teacher(section) -> Job:
         return read(section)
     except ValueError as error:
         raise ValueError(str(error).replace("config.", "config.teacher.")) from None
+
+
+def _check_texts(config: dict, family: Family, texts: dict[str, str]) -> None:
+    """ValueError for texts that the model cannot be told with: ids beyond its vocabulary would be read as others."""
+    if family.request is None:
+        return
+    try:
+        family.request(texts, steps=1)
+    except ValueError as error:
+        named = {"data.tokenizer": config["data"].get("tokenizer")}
+        named |= {f"init.{key}": config["init"].get(key) for key in BEGINNINGS}
+        told = ", ".join(f"config.{key}={value}" for key, value in named.items() if value)
+        raise ValueError(f"{told or 'config.teacher'}: {error}") from None
 
 
 def _validation_pairs(config: dict, family: Family) -> list[dict]:

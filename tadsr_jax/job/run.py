@@ -137,7 +137,8 @@ def _finish(
     started = time.monotonic()
     config, family, pairs = job.config, job.family, job.pairs
     steps, all_steps = job.recipe.sample_steps, family.longest
-    bundle = bundle_of(config, family, job.recipe, state, _fixed(family, weights), weights.get("student"), job.texts)
+    rest, texts, inherited = weights.get("student"), job.texts, job.sources
+    bundle = bundle_of(config, family, job.recipe, state, _fixed(family, weights), rest, texts, inherited)
     write_bundle(workdir / "bundle", bundle)
 
     fixed = _fixed(family, frozen)
@@ -145,7 +146,7 @@ def _finish(
     teacher = undistilled = None
     if "teacher" in frozen:
         teacher = sampler(frozen["teacher"], fixed, steps=all_steps)
-        undistilled = sampler(frozen["teacher"], fixed, steps=1)
+        undistilled = sampler(frozen["teacher"], fixed, steps=steps)
     device = job.mesh.devices.flat[0]
     made = {
         "recipe": config["recipe"],
@@ -159,7 +160,8 @@ def _finish(
     }
     columns = {"LQ": reports.enlarged_lq(pairs, family.scale), "bicubic": reports.bicubic(pairs, family.scale)}
     if teacher:
-        columns |= {f"teacher, {all_steps} steps": teacher, "student, 1 step": student}
+        count = "1 step" if steps == 1 else f"{steps} steps"
+        columns |= {f"teacher, {all_steps} steps": teacher, f"student, {count}": student}
     else:
         columns |= {f"{name}, {steps} steps": student}
     sheet = reports.comparison(columns | {"HR": reports.truth(pairs)})

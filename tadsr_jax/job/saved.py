@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from tadsr_jax import bundles, checkpoints, train
 from tadsr_jax.config import plain
 from tadsr_jax.job.parts import family_settings, parts
-from tadsr_jax.job.weights import check_same_model, read_network, read_texts, source_of
+from tadsr_jax.job.weights import check_same_model, network_reader, read_sources, read_texts, source_of
 from tadsr_jax.networks import abstract_variables
 from tadsr_jax.networks import parts as parts_of
 from tadsr_jax.types import Batch, Bundle, Family, PyTree, Recipe, TrainState
@@ -33,6 +33,7 @@ class Saved(NamedTuple):
     fixed: dict[str, PyTree]  # the networks that never learn
     rest: PyTree | None  # the whole student, where it learns in part
     texts: dict[str, str]
+    sources: dict[str, dict]  # what the bundles that config.init names say of theirs
     step: int
 
 
@@ -80,30 +81,34 @@ def _step(workdir: Path, step: int | None) -> int:
     return step
 
 
-def _fixed(workdir: Path, config: dict, family: Family, recipe: Recipe) -> tuple[dict, PyTree | None, dict]:
-    """The networks that never learn, the whole student where it learns in part, and the texts.
+def _fixed(workdir: Path, config: dict, family: Family, recipe: Recipe) -> tuple[dict, PyTree | None, dict, dict]:
+    """The networks that never learn, the whole student where it learns in part, texts and sources.
 
     A run never changes them, so the copies in one of its bundles are they: bundles move with the workdir. Before the
     first is written, what the config or that of its teacher names.
     """
-    shapes = bundles.expected_shapes(family)
-    if not recipe.trained and not jax.tree.leaves([shapes[name] for name in family.fixed]):
-        return {name: {} for name in family.fixed}, None, {}
-    for folder in (workdir / "bundle", workdir / "teacher" / "bundle"):
+    own, teachers = workdir / "bundle", workdir / "teacher" / "bundle"
+    for folder in (own, teachers):
         try:
             bundle = bundles.load(folder)
             check_same_model(str(folder), family, bundle.family)
         except (ValueError, OSError):
             continue  # not there yet, or not whole
         fixed = {name: bundle.params[name] for name in family.fixed}
-        return fixed, bundle.params["student"] if recipe.trained else None, bundle.texts
-    fixed = {name: _named(name, workdir, config, family) for name in family.fixed}
-    rest = _named("teacher", workdir, config, family) if recipe.trained else None
-    return fixed, rest, read_texts(config)
+        rest = bundle.params["student"] if recipe.trained else None
+        inherited = bundle.info.get("sources", {}).get("inherited", {})
+        if folder == own:
+            return fixed, rest, bundle.texts, inherited
+        return fixed, rest, read_texts(config, bundle.texts), read_sources(config, inherited)
+    read, shapes = network_reader(family), bundles.expected_shapes(family)
+    find = lambda name: read(*_named(name, workdir, config))
+    fixed = {name: find(name) if jax.tree.leaves(shapes[name]) else {} for name in family.fixed}
+    rest = find("teacher") if recipe.trained else None
+    return fixed, rest, read_texts(config), read_sources(config)
 
 
-def _named(name: str, workdir: Path, config: dict, family: Family) -> PyTree:
-    """A network that never learns, from what the config of a run names for it."""
+def _named(name: str, workdir: Path, config: dict) -> tuple[str, str, str]:
+    """(network, path, key) of a network that never learns: what the config of a run names for it."""
     for key, section in (("config.init", config), ("config.teacher.init", config.get("teacher") or {})):
         source = source_of(name, section.get("init", {}))
         if source and not Path(source).exists():
@@ -112,7 +117,7 @@ def _named(name: str, workdir: Path, config: dict, family: Family) -> PyTree:
                 "and the run has no bundle yet; write into that config.json where the file is now."
             )
         if source:
-            return read_network("denoiser" if name == "teacher" else name, source, family, key)
+            return ("denoiser" if name == "teacher" else name, source, key)
     raise ValueError(f"{workdir / 'config.json'}: config.init names no {name}, and the run has no bundle yet.")
 
 
@@ -148,27 +153,31 @@ def bundle_of(
     fixed: dict,
     rest: PyTree | None = None,
     texts: dict[str, str] | None = None,
+    inherited: dict[str, dict] | None = None,
     *,
     weights: str = "ema",
 ) -> Bundle:
     """The student of a state as a model ready to use: its average, which is what a run is for, or the "raw" one.
 
-    fixed   the family's networks that never learn      rest   the whole student, where it learns in part
+    fixed       the family's networks that never learn      rest   the whole student, where it learns in part
+    inherited   the sources of the bundles that config.init names, whose licences go on
     """
     if weights not in WEIGHTS:
         raise ValueError(f"weights is {weights!r}; expected one of {', '.join(WEIGHTS)}.")
-    sources = {key: value for key, value in config["init"].items() if value}  # whose licences go on
+    sources = {key: value for key, value in config["init"].items() if value}
+    sources["pictures"] = config["data"].get("path") or config["data"]["source"]
     info = {
         "family": config["family"],
         "settings": family_settings(config),
         "recipe": config["recipe"],
         "scale": family.scale,
         "steps": recipe.sample_steps,
+        "longest": recipe.longest or family.longest,
         "sampler": family.sampler,
         "color_fix": family.color_fix,
         "checkpoint": {"step": int(state.step), "weights": weights},
         "config": config,
-        "sources": sources | {"pictures": config["data"].get("path") or config["data"]["source"]},
+        "sources": sources | ({"inherited": inherited} if inherited else {}),
     }
     student = state.ema if weights == "ema" else state.params["student"]
     params = {"student": jax.device_get(whole_student(recipe, rest, student)), **jax.device_get(fixed)}

@@ -1,7 +1,9 @@
 """Weights from elsewhere: what config.init names, read and checked against the model of the config."""
 
 import dataclasses
+import functools
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -11,8 +13,9 @@ from tadsr_jax import bundles, tokenizer
 from tadsr_jax.convert import lpips as lpips_files
 from tadsr_jax.convert import names, torch_file
 from tadsr_jax.networks import synthetic_params
-from tadsr_jax.types import Family, Recipe
+from tadsr_jax.types import Family, PyTree, Recipe
 
+BEGINNINGS = ("teacher", "student")  # keys of config.init: what a recipe reads one of
 NEEDED = {  # key -> what to give, where a run cannot do without
     "data.path": "your training pictures (config.data.source is {source!r}): --config.data.path=FOLDER",
     "init.lpips_backbone": "VGG-16 for config.losses.perceptual (vgg16-397923af.pth of torchvision): "
@@ -68,8 +71,13 @@ def _of_method(recipe: Recipe) -> list[str]:
 
 def source_of(name: str, init: dict) -> str | None:
     """What config.init names for a network that never learns: its own file, or a bundle, which brings one."""
-    named = [init[key] for key in ("teacher", "student") if init.get(key) and Path(init[key]).is_dir()]
-    return init.get(name) or next(iter(named), None)
+    return init.get(name) or _beginning(init)
+
+
+def _beginning(init: dict) -> str | None:
+    """The bundle that a run begins with, where it is one."""
+    named = (init[key] for key in BEGINNINGS if init.get(key))
+    return next((path for path in named if Path(path).is_dir()), None)
 
 
 def read_weights(config: dict, family: Family, recipe: Recipe) -> dict:
@@ -77,29 +85,25 @@ def read_weights(config: dict, family: Family, recipe: Recipe) -> dict:
 
     With `synthetic`, networks that nothing is named for are drawn at random: the whole job can be tried without files.
     """
-    init = dict(config["init"])
-    synthetic = init.pop("synthetic", None)
-    if synthetic not in (None, True, False):
-        raise ValueError(f"config.init.synthetic is {synthetic!r}; expected True or False.")
-    _check_named(init, config["recipe"], family, recipe)
-    weights, shapes = {}, bundles.expected_shapes(family)
-    for key in ("teacher", "student"):
+    init, weights = config["init"], {}
+    read, shapes = network_reader(family), bundles.expected_shapes(family)
+    for key in BEGINNINGS:
         if init.get(key):
-            weights[key] = read_network("denoiser", init[key], family, f"config.init.{key}")
+            weights[key] = read("denoiser", init[key], f"config.init.{key}")
     for name in family.fixed:
         if not jax.tree.leaves(shapes[name]):
             if init.get(name):
                 raise ValueError(f"config.init.{name} is {init[name]!r}, but this {name} has no weights; leave it out.")
             weights[name] = {}
         elif source := source_of(name, init):
-            weights[name] = read_network(name, source, family, f"config.init.{name}")
+            weights[name] = read(name, source, f"config.init.{name}")
     if "lpips" in recipe.frozen:
         weights["lpips"] = lpips_files.load(init["lpips_backbone"], init["lpips_heads"])
     for name, module in recipe.reads.items():
         if init.get(name):
             arrays = torch_file.read(init[name])
             weights[name] = names.to_flax(module, arrays, source=f"config.init.{name}={init[name]}")["params"]
-    if synthetic:
+    if init.get("synthetic"):
         modules = {name: family.networks[name] for name in family.fixed} | recipe.reads
         modules["teacher" if "teacher" in recipe.frozen else "student"] = family.networks["denoiser"]
         for number, (name, module) in enumerate(modules.items()):
@@ -108,18 +112,36 @@ def read_weights(config: dict, family: Family, recipe: Recipe) -> dict:
     return weights
 
 
-def read_texts(config: dict) -> dict[str, str]:
-    """The texts of a run's bundle: those of the bundle that it begins with, or the tokenizer that it learns with."""
-    for source in (config["init"].get(key) for key in ("teacher", "student")):
-        if source and Path(source).is_dir() and (texts := bundles.load_texts(source)):
-            return texts
-    reader = config["data"].get("tokenizer")
-    return tokenizer.files_of(reader) if reader else {}
+def read_texts(config: dict, before: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The texts of a run's bundle: those of the bundle that it begins with, but the tokenizer that it learns with.
+
+    before   those of the teacher that it trains first
+    """
+    source = _beginning(config["init"])
+    texts = bundles.load_texts(source) if source else dict(before or {})
+    if reader := config["data"].get("tokenizer"):
+        kept = {name: text for name, text in texts.items() if name not in tokenizer.FILES}
+        texts = kept | tokenizer.files_of(reader)
+    return texts
 
 
-def _check_named(init: dict, recipe_name: str, family: Family, recipe: Recipe) -> None:
+def read_sources(config: dict, before: Mapping[str, dict] | None = None) -> dict[str, dict]:
+    """{key of config.init: what the bundle there says of its own sources}: licences, repositories, checksums.
+
+    before   those of the teacher that the run trains first
+    """
+    named = {key: value for key, value in config["init"].items() if key != "synthetic" and value}
+    described = {key: bundles.describe(path) for key, path in named.items() if Path(path).is_dir()}
+    return dict(before or {}) | {key: info["sources"] for key, info in described.items() if info.get("sources")}
+
+
+def check_init(config: dict, family: Family, recipe: Recipe) -> None:
     """ValueError for keys of config.init that mean nothing, or nothing here, and for what they name."""
-    every = ("teacher", "student", *family.fixed, "lpips_backbone", "lpips_heads", *recipe.reads)
+    init, recipe_name = dict(config["init"]), config["recipe"]
+    synthetic = init.pop("synthetic", None)
+    if synthetic not in (None, True, False):
+        raise ValueError(f"config.init.synthetic is {synthetic!r}; expected True or False.")
+    every = (*BEGINNINGS, *family.fixed, "lpips_backbone", "lpips_heads", *recipe.reads)
     read = {*family.fixed, "teacher" if "teacher" in recipe.frozen else "student", *_of_method(recipe)}
     for key, value in init.items():
         if key not in every:
@@ -137,16 +159,25 @@ def _check_named(init: dict, recipe_name: str, family: Family, recipe: Recipe) -
             )
 
 
-def read_network(network: str, path: str, family: Family, key: str) -> dict:
-    """A network's parameters from a public file, or from a bundle of the same model."""
-    if not Path(path).is_dir():
-        arrays = torch_file.read(path)
-        if network == "autoencoder":
-            arrays, _ = names.without_leftovers(arrays)
-        return names.to_flax(family.networks[network], arrays, source=f"{key}={path}")["params"]
-    bundle = bundles.load(path)
-    check_same_model(f"{key}={path}", family, bundle.family)
-    return bundle.params["student" if network == "denoiser" else network]
+def network_reader(family: Family) -> Callable[[str, str, str], PyTree]:
+    """A function (network, path, key) -> parameters, float32, of a public file or of a bundle of the same model.
+
+    A bundle is opened once, and of its networks, which can be gigabytes, those alone are read that are asked for.
+    """
+    opened = functools.cache(bundles.open_bundle)
+
+    def read(network: str, path: str, key: str) -> PyTree:
+        if not Path(path).is_dir():
+            arrays = torch_file.read(path)
+            if network == "autoencoder":
+                arrays, _ = names.without_leftovers(arrays)
+            return names.to_flax(family.networks[network], arrays, source=f"{key}={path}")["params"]
+        bundle, stored = opened(path)
+        check_same_model(f"{key}={path}", family, bundle.family)
+        params = stored("student" if network == "denoiser" else network)
+        return jax.tree.map(lambda array: np.asarray(array, np.float32), params)
+
+    return read
 
 
 def check_same_model(key: str, ours: Family, theirs: Family) -> None:
@@ -155,6 +186,7 @@ def check_same_model(key: str, ours: Family, theirs: Family) -> None:
         **{name: _what_it_computes(module) for name, module in family.networks.items()},
         "scale": family.scale,
         "schedule": {k: np.asarray(v).tolist() for k, v in vars(family.schedule).items()},
+        "no_words": family.no_words,
     }
     here, there = described(ours), described(theirs)
     for part in here:

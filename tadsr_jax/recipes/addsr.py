@@ -241,6 +241,7 @@ def recipe(
         student_loss=student_loss,
         discriminator_loss=discriminator_loss if adversarial else None,
         sample_steps=len(FEW_STEPS),
+        longest=len(FEW_STEPS),
         trained=is_trained,
         reads=vit if adversarial else {},
     )

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tadsr_jax.diffusion.ddpm import FEW_STEPS
 from tadsr_jax.families.seesr import Words
 from tadsr_jax.networks import configured, parts
 from tadsr_jax.networks.discriminators import TimeAwareDiscriminator
@@ -127,6 +128,7 @@ def recipe(
     return Recipe(
         frozen=("student", "teacher", "autoencoder", "text_encoder", "tagger"),
         draw=draw,
+        longest=len(FEW_STEPS),
         trained=is_trained,
         **objectives.latent_distillation(
             network,

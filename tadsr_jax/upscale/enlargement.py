@@ -47,11 +47,6 @@ class Enlargement:
         self._rgb = modes.grown(source.rgb, *seen_size(*source.rgb.shape[:2], family.smallest))
         self.restart(tile)
 
-    @property
-    def seen(self) -> np.ndarray:
-        """The picture (h, w, 3) as the model sees it, in [-1, 1]."""
-        return images.to_signed(modes.to_unit(self._rgb))
-
     def restart(self, tile: int | None) -> None:
         height, width, _ = self._rgb.shape
         self.grid: Grid = make_grid(height, width, family=self._family, tile=tile)
@@ -78,7 +73,9 @@ class Enlargement:
             if tuple(size for size in array.shape if size != 1) == bare:
                 return array.reshape(layout).transpose(axes)
         what = f"({h}, {w}, {c}) or ({c}, {h}, {w})" + (f", {draws} of them" if draws > 1 else "")
-        raise ValueError(f"noise has shape {array.shape}; expected {what} for this picture.")
+        (height, width, _), seen = self.source.rgb.shape, self._rgb.shape[:2]
+        how = f", which the model sees as {seen[1]}x{seen[0]}" if seen != (height, width) else ""
+        raise ValueError(f"noise has shape {array.shape}; expected {what} for this picture of {width}x{height}{how}.")
 
     def inputs(self, row: int, column: int, options: Options) -> tuple[np.ndarray, np.ndarray, dict]:
         """(lq in [-1, 1], noise, extras) of the tile that starts there."""

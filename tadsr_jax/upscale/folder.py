@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from tadsr_jax import pictures
+from tadsr_jax.upscale.enlargement import seen_size
 from tadsr_jax.upscale.files import Job
 from tadsr_jax.upscale.grid import Grid
 
@@ -81,6 +82,7 @@ def survey(
             if job.mask:
                 _check_mask(job, size)
             _check_target(job, height, width, upscaler, options)
+            _check_seen(job, height, width, upscaler)
             tasks.append(Task(job, size, upscaler.grid(height, width, masked=job.mask is not None, **options)))
         except Exception as error:
             known.append(failure(job, error))
@@ -281,6 +283,17 @@ def _check_mask(job: Job, size: tuple[int, int]) -> None:
     (height, width), (mask_height, mask_width) = size, pictures.size(job.mask)
     if (mask_height, mask_width) != size:
         raise ValueError(f"{job.mask} is {mask_width}x{mask_height}; expected the picture's {width}x{height}.")
+
+
+def _check_seen(job: Job, height: int, width: int, upscaler) -> None:
+    """Refuse a thin picture that the model would see as a huge one."""
+    seen = seen_size(height, width, upscaler.smallest)
+    pixels = seen[0] * seen[1] * upscaler.scale**2
+    if seen != (height, width) and pixels > MAX_PIXELS:
+        raise ValueError(
+            f"{job.input} is {width}x{height}, which this model sees as {seen[1]}x{seen[0]} and makes {pixels:,} "
+            f"pixels of; no more than {MAX_PIXELS:,} are made; cut it into parts."
+        )
 
 
 def _check_target(job: Job, height: int, width: int, upscaler, options: dict, channels: int = 3, bits: int = 8) -> None:

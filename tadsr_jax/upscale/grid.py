@@ -41,6 +41,8 @@ def alignment(family: Family) -> int:
     Strided convolutions and attention windows then fall on the same places as in the whole picture, those of the finest
     levels at least; all levels would take more overlap than they are worth.
     """
+    if family.stride:
+        return family.stride
     latents = family.latent(family.multiple, family.multiple)[0]
     return family.multiple // latents * math.gcd(latents, 8) if family.multiple % latents == 0 else family.multiple
 
@@ -63,18 +65,18 @@ def make_grid(height: int, width: int, *, family: Family, tile: int | None, over
     for length in (height, width):
         sides.append(next((size for size in sizes if size >= length), tile))
         # The last tile ends where the padding of the picture as a whole does, for the same pixels at the edge.
-        length += -length % family.multiple
+        length += -length % math.lcm(family.multiple, align)
         starts.append(tuple(tiles.spread(length, size=tile, overlap=overlap, align=align)))
     return Grid(height, width, tuple(sides), *starts)
 
 
 def auto_tile(family: Family, platform: str) -> int:
     """The side of tiles where nobody says: the full-size network needs about 2 GB on a CPU; accelerators get larger."""
-    side = 128 if platform == "cpu" else 256
+    side = min(128 if platform == "cpu" else 256, family.largest or math.inf)
     return max(side // family.multiple, 1) * family.multiple
 
 
 def smaller_tile(tile: int, family: Family) -> int | None:
     """About half of `tile`; None where the model can do with no less."""
     half = tile // 2 // family.multiple * family.multiple
-    return half or None
+    return half if half >= family.smallest else None

@@ -24,7 +24,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tadsr_jax import bundles, cache
+from tadsr_jax import bundles, cache, images
 from tadsr_jax.networks import storage
 from tadsr_jax.sharding import batch_sharding, make_mesh, place, place_batch
 from tadsr_jax.types import Bundle
@@ -59,14 +59,15 @@ class Plan:
 class Upscaler:
     """A model that enlarges pictures. Safe to share between threads: calls take turns on the devices.
 
-    info     the bundle's description (bundle.json)
-    params   its parameters, on the devices
-    scale    output pixels per input pixel, along a side, of the model itself
+    info       the bundle's description (bundle.json)
+    params     its parameters, on the devices
+    scale      output pixels per input pixel, along a side, of the model itself
+    smallest   pixels of the shorter side that the model sees; a picture with less is enlarged before
     """
 
     def __init__(self, bundle: Bundle, *, devices: list | None = None):
-        self.info, self.scale, self._texts = bundle.info, bundle.family.scale, bundle.texts
-        self._family = bundle.family
+        self.info, self.scale, self.smallest = bundle.info, bundle.family.scale, bundle.family.smallest
+        self._family, self._texts = bundle.family, bundle.texts
         self._mesh = make_mesh(devices=jax.local_devices() if devices is None else devices)
         self._platform = self._mesh.devices.flat[0].platform
         self.params = place(bundle.params, self._mesh)
@@ -134,11 +135,12 @@ class Upscaler:
         if not isinstance(masks, list | tuple) or len(masks) != len(pictures):
             raise ValueError(f"there are {len(pictures)} pictures; expected a list with a mask for each.")
         options = self._options(scale, steps, sampler, seed, tile, color_fix, words)
+        batch = self._batch(batch)
         parts = [self._begin(picture, options, noise, own_mask) for picture, own_mask in zip(pictures, masks)]
         with self._lock:
             for part in parts:
-                part.told = self._told(part.seen, options)
-            self._enlarge(parts, options, self._batch(batch), progress)
+                part.told = self._told(images.to_signed(modes.to_unit(part.source.rgb)), options)
+            self._enlarge(parts, options, batch, progress)
         made = [modes.put_together(part.source, part.canvas.finish()) for part in parts]
         return made if several else made[0]
 
@@ -251,7 +253,7 @@ class Upscaler:
     # --- what a call asks for -----------------------------------------------------------------------------------------
 
     def _options(self, scale, steps, sampler, seed, tile, color_fix, words: dict) -> Options:
-        longest = self._family.longest
+        longest = min(self._family.longest, self.info.get("longest", self._family.longest))
         steps = self.info.get("steps", 1) if steps is None else steps
         _check_choice("steps", steps, range(1, longest + 1), f"a whole number from 1 to {longest}")
         sampler = self.info.get("sampler", self._family.sampler) if sampler is None else sampler
@@ -270,6 +272,8 @@ class Upscaler:
             tile = None
         elif tile is not None and (isinstance(tile, bool) or not isinstance(tile, numbers.Integral) or tile < 1):
             raise ValueError(f"tile is {tile!r}; expected auto, none, or a side in pixels.")
+        if tile is not None and tile < self._family.smallest:
+            raise ValueError(f"tile is {tile}; this model sees {self._family.smallest} pixels a side, or more.")
         if "mask" in self._family.extras and color_fix != "none":
             raise ValueError(f"color_fix is {color_fix!r}; expected none for a model that keeps what is known.")
         # One step is a prediction without draws: both samplers mean the same.
@@ -279,11 +283,11 @@ class Upscaler:
     def _request(self, steps: int, words: dict):
         """What the family makes of the words of a call; ValueError for those that it does not know."""
         family = self._family
-        accepted = list(inspect.signature(family.request).parameters)[2:] if family.request else []  # texts, steps
+        accepted = _keywords(family.request) - {"steps"} if family.request else set()
         for name, value in words.items():
             if value is not None and name not in accepted:
-                told = ", ".join(accepted) if accepted else "no words at all"
-                raise ValueError(f"{name} is {value!r}, which this model cannot be told; it takes {told}.")
+                known = ", ".join(sorted(accepted | _keywords(Upscaler.__call__)))
+                raise ValueError(f"{name} is {value!r}, which is no option of this model; it has {known}.")
         known = {name: words[name] for name in accepted if name in words}
         return family.request(self._texts, steps=steps, **known) if family.request else None
 
@@ -361,6 +365,12 @@ class Upscaler:
         for (part, place_), tile in zip(group, np.asarray(result)):
             part.take(place_, tile)
             report()
+
+
+def _keywords(function: Callable) -> set[str]:
+    """Names that a function takes as keywords alone."""
+    parameters = inspect.signature(function).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
 def _stack(inputs: list[tuple]) -> tuple:

@@ -29,7 +29,7 @@ SETTINGS = {  # of `tests.toys.tiny_family`
 class Fake:
     """Repeats each pixel twice by twice; a picture that begins with the value 13 fails."""
 
-    scale = 2
+    scale, smallest = 2, 1
 
     def together(self, batch=None):
         return 1
@@ -39,7 +39,8 @@ class Fake:
             raise ValueError("steps is 99; expected a whole number from 1 to 3.")
         return Grid(height, width, (height, width), (0,), (0,))
 
-    def plan(self, height, width, **_):
+    def plan(self, height, width, **options):
+        self.planned = options
         return upscale_plan(height, width)
 
     def __call__(self, images, *, progress, **options):
@@ -97,6 +98,31 @@ def test_results_are_printed_and_progress_goes_to_standard_error(fake, capfd):
     assert len(lines) == 3 and lines[0].startswith("[1/2] in/0.png  12x8  0.0 s  ETA ")
     assert lines[1].endswith("ETA 0:00")
     assert lines[-1] == "2 done, 0 failed, 0 skipped"
+
+
+@pytest.mark.quick
+def test_words_reach_the_model_and_its_plan(fake, capfd):
+    photos(1)
+    words = ["--prompt", "a cat", "--negative-prompt", "", "--guidance", "3", "--psr-weight", "0.3", "--start", "noise"]
+    given = {"prompt": "a cat", "negative_prompt": "", "guidance": 3.0, "psr_weight": 0.3, "start": "noise"}
+    assert tadsr(capfd, "in", "--weights", WEIGHTS, *words)[0] == 0
+    assert fake.options.items() >= given.items()
+    assert tadsr(capfd, "in", "--weights", WEIGHTS, "--dry-run", "--overwrite", *words)[0] == 0
+    assert fake.planned.items() >= given.items() and not fake.planned.keys() & {"seed", "color_fix"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prompt", "a cat"], "prompt is 'a cat', which is no option of this model"),
+        (["--psr-weight", "1.5"], "'--psr-weight'"),
+        (["--start", "gt"], "'--start'"),
+    ],
+)
+def test_words_that_a_model_cannot_be_told_are_refused_before_anything_is_written(bundle, capfd, words, message):
+    photos(1)
+    code, out, err = tadsr(capfd, "in", "--weights", str(bundle), *words)
+    assert (code, out) == (2, "") and message in err and not Path("results").exists()
 
 
 @pytest.mark.quick
@@ -303,6 +329,10 @@ def test_weights_are_a_bundle_or_a_run_or_the_name_of_a_bundle(monkeypatch, tmp_
         upscale.find_bundle("weights")
     with pytest.raises(ValueError, match=r"bundle\.json is a file; .*tadsr convert resshift --unet one/bundle\.json"):
         upscale.find_bundle("one/bundle.json")
+    for folder, part in (("AddSR", "unet"), ("SeeSR", "controlnet"), ("folder", "model_index.json")):
+        Path(folder, part).mkdir(parents=True)
+        with pytest.raises(ValueError, match=rf"{folder} is no bundle, .*tadsr convert seesr --model {folder} \.\.\."):
+            upscale.find_bundle(folder)
 
 
 # ---- real runs --------------------------------------------------------------------------------

@@ -167,6 +167,44 @@ def test_of_the_folder_that_was_written_the_same_bundle_is_made_again_without_ot
         assert first[key] == second[key], key
 
 
+def terms(info) -> dict:
+    """{part: what is said of whose it is}."""
+    return {part: {key: of.get(key) for key in seesr_presets.TERMS} for part, of in info["sources"].items()}
+
+
+def test_repository_and_licence_of_every_part_are_passed_on(files, tmp_path):
+    files["ram"] = files["ram"].rename(files["ram"].with_name("ram_swin_large_14m.pth"))
+    seesr.seesr(**files)
+    wanted = terms(bundles.describe(files["output"]))
+    assert {part: of["repository"] for part, of in wanted.items()} == {
+        "unet": "NJU-PCALab/AddSR",
+        "controlnet": "NJU-PCALab/AddSR",
+        "vae": "stabilityai/stable-diffusion-2-base",
+        "text_encoder": "stabilityai/stable-diffusion-2-base",
+        "tagger": "xinyu1205/recognize-anything",
+        "tagger_updates": "cswry/SeeSR",
+    }
+    seesr_folder.to_diffusers(files["output"], tmp_path / "SeeSR-2")  # its name tells nothing any more
+    seesr.seesr(tmp_path / "SeeSR-2", output=tmp_path / "again")
+    again = bundles.describe(tmp_path / "again")
+    assert terms(again) == wanted
+    assert list(again["sources"]["tagger"]["files"]) == ["tagger/model.safetensors"]
+    assert terms(seesr.read_folder(tmp_path / "SeeSR-2", preset="seesr").info) == wanted
+    lean = {key: files[key] for key in ("model", "ram", "dape", "tagger")}
+    assert terms(seesr.read_folder(**lean, sd=tmp_path / "SeeSR-2").info) == wanted
+
+
+def test_a_model_that_was_trained_says_of_its_parts_no_more_than_is_known(made, tmp_path):
+    shutil.copytree(made[0], tmp_path / "bundle")
+    about = json.loads((made[0] / "bundle.json").read_text())
+    (tmp_path / "bundle/bundle.json").write_text(json.dumps(about | {"sources": {"teacher": "seesr", "pictures": "x"}}))
+    seesr_folder.to_diffusers(tmp_path / "bundle", tmp_path / "AddSR")
+    assert json.loads((tmp_path / "AddSR/model_index.json").read_text())["sources"] == {}
+    found = terms(seesr.read_folder(tmp_path / "AddSR").info)
+    assert set(found) == {"unet", "controlnet", "vae", "text_encoder", "tagger"}
+    assert not any(value for of in found.values() for value in of.values())
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_half_precision_in_shards_and_bin_files_makes_the_round_trip(files, tmp_path, dtype):
     half = lambda part: {name: array.astype(dtype) for name, array in tiny_public.weights_of(part).items()}
@@ -232,7 +270,35 @@ def test_the_name_of_the_folder_tells_the_preset(public, tmp_path, name, preset,
     info = seesr.read_folder(**public | {"model": tmp_path / name}).info
     assert (info["preset"], info["recipe"], info["steps"]) == (preset, preset, steps)
     assert info["settings"]["added_words"] == ADDED_WORDS[preset]
-    assert seesr_presets.terms_of(name, "unet")["repository"] == seesr_presets.PRESETS[preset].repository
+    assert info["sources"]["unet"]["repository"] == seesr_presets.PRESETS[preset].repository
+
+
+def test_terms_are_those_of_the_chosen_preset_unless_the_name_says_another():
+    repository = lambda *told: seesr_presets.terms_of(*told).get("repository")
+    assert repository("SeeSR", "unet", "addsr") is None
+    assert repository("TAD-SeeSR", "controlnet", "seesr") is None
+    assert repository("checkpoint-5000", "unet", "addsr") == repository("AddSR", "unet", "addsr") == "NJU-PCALab/AddSR"
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "repository"),
+    [
+        ("stable-diffusion-2-base", "vae", "stabilityai/stable-diffusion-2-base"),
+        ("stabilityai_stable-diffusion-2-base", "text_encoder", "stabilityai/stable-diffusion-2-base"),
+        ("SD2-base", "vae", "stabilityai/stable-diffusion-2-base"),
+        ("stable-diffusion-2", "vae", None),
+        ("stable-diffusion-2-1", "vae", None),
+        ("stable-diffusion-2-1-base", "vae", None),
+        ("stable-diffusion-2-inpainting", "vae", None),
+        ("sd2.1", "text_encoder", None),
+        ("stable-diffusion-2-base", "tagger", None),
+        ("ram_swin_large_14m", "tagger", "xinyu1205/recognize-anything"),
+        ("DAPE", "tagger_updates", "cswry/SeeSR"),
+        ("DAPE-mine", "tagger_updates", None),
+    ],
+)
+def test_whose_a_part_is_is_told_by_the_whole_name_alone(name, part, repository):
+    assert seesr_presets.terms_of(name, part, "addsr").get("repository") == repository
 
 
 def test_presets_have_the_steps_of_the_family():
@@ -257,6 +323,11 @@ def test_preset_and_steps_that_are_given_win_over_what_the_folder_says(back):
         ({"steps": 0}, "--steps is 0; addsr has 1 to 4."),
         ({"preset": "seesr", "steps": 51}, "--steps is 51; seesr has 1 to 50."),
         ({"ram": None}, "changes RAM's weights: give --ram"),
+        (
+            {"ram": "{dape}", "dape": None},
+            "DAPE.pth: it looks like DAPE.pth, updates of RAM's weights without them",
+        ),
+        ({"ram": "{dape}"}, "give it as --dape, and ram_swin_large_14m.pth as --ram."),
         ({"thresholds": None}, "give --thresholds too"),
         ({"tags": None}, "give --tags too"),
         ({"tags": "nowhere.txt"}, "nowhere.txt: cannot be read: No such file or directory."),
@@ -265,7 +336,8 @@ def test_preset_and_steps_that_are_given_win_over_what_the_folder_says(back):
     ],
 )
 def test_what_cannot_be_is_refused(files, options, words):
-    assert words in refused(files | options)
+    given = {key: str(value).format(**files) if key == "ram" and value else value for key, value in options.items()}
+    assert words in refused(files | given)
 
 
 def test_everything_that_is_missing_is_told_at_once_with_where_it_is_published(files):
@@ -363,8 +435,22 @@ def test_what_is_left_out_is_noted(files):
     assert "An empty text has 77 tokens with ids up to 49407, but the text encoder reads 8 and has 32" in message
     tiny_public.write_part(files["sd"], "text_encoder", weights, config=config)
     notes = " ".join(seesr.seesr(**lean)["notes"])
-    assert "no DAPE" in notes and "no list of tags" in notes and "no tokenizer" in notes
+    assert "no DAPE" in notes and "no list of tags" in notes
+    assert "no tokenizer: the model is told no words, and SeeSR's steps have no guidance; give --sd" in notes
     assert bundles.describe(files["output"])["settings"]["no_words"] == [49406, 49407, *(0,) * 75]
+
+
+def test_half_of_the_lists_of_a_tagger_is_noted(back, tmp_path):
+    folder = tmp_path / "folder"
+    shutil.copytree(back[0], folder)
+    for lacking, words in (
+        ("thresholds.txt", f"{folder}/tagger has no thresholds.txt, which the other list needs: the model is not told"),
+        ("tags.txt", "no list of tags: the model is not told"),
+    ):
+        (folder / "tagger" / lacking).unlink()
+        bundle = seesr.read_folder(folder)
+        (note,) = bundle.info["notes"]
+        assert note.startswith(words) and "tags.txt" not in bundle.texts
 
 
 def test_weights_that_are_no_numbers_are_noted(files):
@@ -448,6 +534,9 @@ def test_what_a_run_trained_gets_configurations_that_make_it(tmp_path):
         ("scale", 0, "'scale' is 0; expected a whole number, 1 or more."),
         ("no_words", [1, -2], "'no_words' is [1, -2]; expected token ids."),
         ("added_words", 3, "'added_words' is 3; expected a text."),
+        ("sources", ["unet"], "'sources' is ['unet']; expected repository, licence of parts."),
+        ("sources", {"unet": {"licence": 3}}, "'sources' is {'unet': {'licence': 3}}; expected repository, licence"),
+        ("sources", {"unet": {"files": "x"}}, "'sources' is {'unet': {'files': 'x'}}; expected repository, licence"),
     ],
 )
 def test_a_folder_that_says_strange_things_of_itself_is_refused(tmp_path, key, value, words):

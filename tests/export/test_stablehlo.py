@@ -98,6 +98,15 @@ def test_the_program_equals_the_model_at_every_batch_and_size(tmp_path, make, st
         np.testing.assert_allclose(found, wanted, atol=2e-5)
 
 
+def test_what_the_model_could_be_told_and_the_colour_fix_are_said_to_be_left_out(tmp_path):
+    model = second_family(steps=1, sampler="stochastic", color_fix="adain")
+    _, _, manifest = written(tmp_path / "out", model)
+    told, fixed = manifest["left_out"]
+    assert "tags, words, guidance" in told and "adain" in fixed
+    assert f"not in the program: {told}" in (tmp_path / "out" / "README.md").read_text()
+    assert written(tmp_path / "small", small())[2]["left_out"] == []
+
+
 def test_the_manifest_says_in_what_order_the_weights_come_and_what_goes_in_and_out(tmp_path):
     model = small(steps=2, sampler="stochastic", recipe="teacher", sources={"pictures": "demo"})
     program, weights, manifest = written(tmp_path / "out", model)

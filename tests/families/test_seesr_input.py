@@ -48,7 +48,9 @@ def test_tags_have_a_threshold_each():
     labels, thresholds = seesr_input.read_tags({"tags.txt": "cat\r\ntoy dog\n", "thresholds.txt": "0.65\n0.8\n\n"})
     assert labels == ["cat", "toy dog"]
     np.testing.assert_array_equal(thresholds, np.float32([0.65, 0.8]))
-    assert seesr_input.read_tags({"tags.txt": "cat"}) is None
+    assert seesr_input.read_tags({"vocab.json": "{}"}) is None
+    with pytest.raises(ValueError, match="belong together"):
+        seesr_input.read_tags({"tags.txt": "cat"})
 
 
 @quick
@@ -76,6 +78,7 @@ def test_thresholds_that_are_none_are_refused(thresholds, message):
         (50, {"guidance": float("nan")}, "guidance is nan; expected"),
         (50, {"guidance": 1, "negative_prompt": "blur"}, "matters with guidance alone"),
         (4, {"negative_prompt": "blur"}, "matters with guidance alone"),
+        (1, {"prompt": "a \udcff cat"}, "expected words"),
         (2, {"psr_weight": 1.2}, "psr_weight is 1.2; expected a share from 0 to 1"),
         (1, {"psr_weight": 0.5}, r"psr_weight is 0.5 with 1 step\(s\); it matters for 2 to 4"),
         (50, {"psr_weight": 0.5}, "it matters for 2 to 4"),
@@ -103,7 +106,21 @@ def test_the_defaults_are_those_of_the_public_scripts(texts):
     assert many.guidance == 5.5
     np.testing.assert_array_equal(many.negative, many.tokenizer("dotted, noise, blur, lowres, smooth"))
     assert seesr_input.request(texts, steps=50, guidance=1).negative is None
-    assert seesr_input.request({}, steps=50).negative is None  # without words nothing can be led away from
+    with pytest.warns(UserWarning, match="without a tokenizer .* no guidance"):
+        assert seesr_input.request({}, steps=50).negative is None
+
+
+@quick
+def test_a_tokenizer_that_the_text_encoder_cannot_read_is_refused(texts):
+    assert build(**SETTINGS).request(texts, steps=1, prompt="cat").words == "cat"
+    for few, words in (
+        ({"vocab_size": 26}, "has 8 tokens with ids up to 26, but the text encoder reads 8 and has 26"),
+        ({"max_position_embeddings": 7}, "but the text encoder reads 7 and has 32"),
+    ):
+        family = build(**SETTINGS | {"text_encoder": SETTINGS["text_encoder"] | few})
+        with pytest.raises(ValueError, match=words):
+            family.request(texts, steps=1)
+        assert family.request({}, steps=1).tokenizer is None
 
 
 def tokens_of(family, params, request):

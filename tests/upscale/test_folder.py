@@ -21,7 +21,7 @@ pytestmark = pytest.mark.quick
 class Fake:
     """Twice as large; a picture that begins with the value 13 fails. Tiles have a side of 8."""
 
-    scale = 2
+    scale, smallest = 2, 1
 
     def __init__(self, at_once: int = 1):
         self.at_once, self.calls = at_once, []
@@ -171,6 +171,17 @@ def test_a_result_of_as_many_pixels_as_are_allowed_is_begun():
     assert len(folder.survey(Fake(), [job], options={})[0]) == 1
     header("in/0.png", 2**14, 2**14 + 1)
     assert folder.survey(Fake(), [job], options={})[0] == []
+
+
+def test_a_thin_picture_that_the_model_would_see_as_a_huge_one_is_refused():
+    fake, both = Fake(), jobs(1, 2)
+    fake.smallest = 128
+    header("in/0.png", 20000, 1)
+    tasks, ((kind, entry),) = folder.survey(fake, both, options={})
+    assert (len(tasks), kind) == (1, "failed") and entry["reason"] == (
+        "in/0.png is 1x20000, which this model sees as 128x2560000 and makes 1,310,720,000 pixels of; no more than "
+        "1,073,741,824 are made; cut it into parts."
+    )
 
 
 def test_a_tiny_scale_is_refused_for_small_pictures_alone():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from tadsr_jax.upscale import enlargement, noise
+from tadsr_jax.upscale import enlargement, grid, noise
 from tadsr_jax.upscale.enlargement import BadResult
 from tadsr_jax.upscale.upscaler import Upscaler
 from tests.toys import repeating_bundle
@@ -381,9 +381,13 @@ def test_words_that_a_family_refuses_or_does_not_know_are_told_before_anything_i
     for call in (up, lambda _, **words: up.grid(24, 40, **words), lambda _, **words: up.plan(24, 40, **words)):
         with pytest.raises(ValueError, match="expected no quiet words"):
             call(PHOTO, prompt="quiet")
-        with pytest.raises(ValueError, match="promt is 'x', which this model cannot be told; it takes prompt, loud"):
+        with pytest.raises(
+            ValueError, match=r"promt is 'x', which is no option of this model; it has .*, loud, .*, prompt"
+        ):
             call(PHOTO, promt="x")
-    with pytest.raises(ValueError, match="prompt is 'a cat', which this model cannot be told; it takes no words"):
+    with pytest.raises(
+        ValueError, match="prompt is 'a cat', which is no option of this model; it has batch, color_fix"
+    ):
         Upscaler(repeating_bundle())(PHOTO, prompt="a cat")
     assert not bundle.family.networks["traces"] and heard == ["quiet"] * 3
 
@@ -398,6 +402,65 @@ def test_a_picture_too_small_for_the_model_is_enlarged_before_and_comes_back_at_
     np.testing.assert_array_equal(made, pillow)  # each of its pixels four times and back
     assert up(small.astype(np.uint16) * 257, tile=None, scale=2).shape == (32, 80, 3)
     assert up.plan(16, 40).output == (64, 160)
+
+
+@pytest.mark.parametrize("fix", ["none", "adain"])
+def test_small_pictures_of_all_kinds_come_back_in_theirs(fix):
+    bundle = repeating_bundle(smallest=32)
+    up = Upscaler(dataclasses.replace(bundle, params={"student": {"gain": np.float32(0)}}))
+    rgb = np.full((8, 20, 3), 100, np.uint8)
+    kinds = [rgb, rgb[..., 0], np.dstack([rgb, np.full((8, 20), 255, np.uint8)]), rgb.astype(np.uint16) * 257]
+    kinds += [(rgb / 255).astype(np.float32), np.full((40, 50, 3), 100, np.uint8)]
+    for source, made in zip(kinds, up(kinds, color_fix=fix, tile=32), strict=True):
+        assert made.dtype == source.dtype and made.shape == (
+            4 * source.shape[0],
+            4 * source.shape[1],
+            *source.shape[2:],
+        )
+        np.testing.assert_allclose(made[..., :3] if made.ndim == 3 else made, source.flat[0], rtol=2e-3)
+    assert up(rgb, scale=0.5).shape == (4, 10, 3)
+
+
+def test_what_a_small_picture_is_told_comes_from_the_picture_as_it_is():
+    seen = []
+    bundle, _ = listening_bundle()
+    family = dataclasses.replace(
+        bundle.family, smallest=64, prepare=lambda params, request, picture: seen.append(picture) or {}
+    )
+    Upscaler(dataclasses.replace(bundle, family=family))(PHOTO)
+    (picture,) = seen
+    np.testing.assert_allclose(picture, PHOTO / 127.5 - 1, atol=1e-6)
+
+
+def test_noise_for_a_small_picture_has_the_shape_of_what_the_model_sees():
+    with pytest.raises(ValueError, match=r"expected \(64, 160, 2\) .* for this picture of 40x16, .* sees as 160x64"):
+        upscaler(smallest=64)(np.zeros((16, 40, 3), np.uint8), noise=np.zeros((16, 40, 2)), tile=None)
+
+
+def test_tiles_are_no_smaller_than_the_model_was_made_for_nor_larger_by_default():
+    up = upscaler(smallest=64)
+    with pytest.raises(ValueError, match="tile is 32; this model sees 64 pixels a side, or more"):
+        up(PHOTO, tile=32)
+    family = dataclasses.replace(repeating_bundle().family, largest=96)
+    assert [grid.auto_tile(family, platform) for platform in ("cpu", "gpu")] == [96, 96]
+    assert grid.auto_tile(repeating_bundle().family, "gpu") == 256
+    assert grid.smaller_tile(128, dataclasses.replace(family, smallest=64)) == 64
+    assert grid.smaller_tile(96, dataclasses.replace(family, smallest=64)) is None
+
+
+def test_tiles_start_at_whole_cells_of_the_coarsest_level():
+    family = dataclasses.replace(repeating_bundle(multiple=2, factor=8).family, stride=16)
+    cut = grid.make_grid(300, 701, family=family, tile=128)
+    assert all(start % 16 == 0 for start in (*cut.rows, *cut.columns))
+    assert cut.padded == (304, 704) and len(cut) == 3 * 7
+    assert grid.make_grid(300, 701, family=family, tile=None).padded == (300, 702)
+
+
+def test_a_bundle_may_allow_fewer_steps_than_its_family():
+    up = upscaler(longest=2)
+    assert up(PHOTO, steps=2).shape == (92, 148, 3)
+    with pytest.raises(ValueError, match="steps is 3; expected a whole number from 1 to 2"):
+        up(PHOTO, steps=3)
 
 
 @pytest.mark.parametrize(

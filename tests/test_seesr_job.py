@@ -14,6 +14,8 @@ from tadsr_jax.networks.unet_sd import is_trained
 from tests import tiny_tokenizer
 from tests.runs import tiny_config
 
+pytestmark = pytest.mark.xdist_group("seesr_job")  # one worker makes the run
+
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):

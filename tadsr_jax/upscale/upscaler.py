@@ -139,7 +139,7 @@ class Upscaler:
         parts = [self._begin(picture, options, noise, own_mask) for picture, own_mask in zip(pictures, masks)]
         with self._lock:
             for part in parts:
-                part.told = self._told(images.to_signed(modes.to_unit(part.source.rgb)), options)
+                part.told = self._told(part.source.rgb, options)
             self._enlarge(parts, options, batch, progress)
         made = [modes.put_together(part.source, part.canvas.finish()) for part in parts]
         return made if several else made[0]
@@ -201,7 +201,7 @@ class Upscaler:
     def _measure(self, tile: tuple[int, int], batch: int, options: Options) -> tuple[int, float | None]:
         """Bytes on a device, and seconds, of a batch of tiles; None where it does not fit."""
         with self._lock:
-            told = self._told(np.zeros((*tile, 3), np.float32), options)
+            told = self._told(np.zeros((*tile, 3), np.uint8), options)
             program = self._program(tile, batch, options, told)
             memory = program.memory_analysis()
             needed = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
@@ -219,10 +219,11 @@ class Upscaler:
                 raise
             return needed, time.monotonic() - started
 
-    def _told(self, picture: np.ndarray, options: Options) -> dict[str, np.ndarray]:
-        """What all tiles of a picture (h, w, 3) in [-1, 1] are told, where the family tells anything."""
+    def _told(self, levels: np.ndarray, options: Options) -> dict[str, np.ndarray]:
+        """What all tiles of a picture (h, w, 3) are told, where the family tells anything."""
         if self._family.prepare is None:
             return {}
+        picture = images.to_signed(modes.to_unit(levels))
         return jax.tree.map(np.asarray, self._family.prepare(self.params, options.request, picture))
 
     def _program(self, tile: tuple[int, int], batch: int, options: Options, told: dict) -> jax.stages.Compiled:

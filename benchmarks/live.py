@@ -62,7 +62,8 @@ def flat(jaxpr) -> Program:
                 made = inputs
             else:
                 made = [new(variable) for variable in equation.outvars]
-                operations.append(Operation(name, inputs, tuple(made), equation.params))
+                parameters = equation.params | (fed(equation) if name == "scan" else {})
+                operations.append(Operation(name, inputs, tuple(made), parameters))
             known |= dict(zip(equation.outvars, made))
         return find(jaxpr.outvars)
 
@@ -133,8 +134,8 @@ def inside(operation: Operation) -> int:
         branches = [opened(branch) for branch in parameters["branches"]]
         return max(max(peak(branch) - size_of(branch.invars) - size_of(branch.outvars) for branch in branches), 0)
     if operation.name == "scan":
-        body, constants = opened(parameters["jaxpr"]), parameters["num_consts"]
-        outside = constants + parameters["num_carry"]
+        body, constants = opened(parameters["jaxpr"]), parameters["constants"]
+        outside = constants + parameters["carry"]
     elif operation.name == "while":
         body, constants = opened(parameters["body_jaxpr"]), parameters["body_nconsts"]
         outside = len(body.invars)
@@ -142,6 +143,17 @@ def inside(operation: Operation) -> int:
         return 0
     # The carry of an iteration lies where the loop's result will: that is counted outside.
     return peak(body, donated=range(constants, len(body.invars))) - size_of(body.invars[:outside])
+
+
+def fed(scan) -> dict[str, int]:
+    """How many constants and carried values a scan's body takes before its slices; of an equation.
+
+    From shapes: slices, and what is stacked, have an axis less inside. Versions of jax name the numbers differently.
+    """
+    body = opened(scan.params["jaxpr"])
+    same = lambda outer, inner: sum(a.aval.ndim == b.aval.ndim for a, b in zip(outer, inner, strict=True))
+    carry = same(scan.outvars, body.outvars)
+    return {"constants": same(scan.invars, body.invars) - carry, "carry": carry}
 
 
 def size(variable) -> int:

@@ -3,7 +3,7 @@
     picture --(tagger)--> image states        words --(text encoder)--> text        picture --(encode)--> z
     z, noise --(start)--> z_T --(predict_z0 with picture, image states, text; 1 to 50 times)--> z0 --(decode)--> image
 
-words   the vocabulary; who says what: `seesr_sampling` (samplers), `seesr_input` (sizes, prompts), recipes
+words   the vocabulary; who says what: `seesr_sampling` (samplers), `seesr_input` (what it is told), recipes
 SeeSR [arXiv 2311.16518], AddSR [arXiv 2404.01717] and TAD-SeeSR [arXiv 2408.07476] are one family: the same networks
 with other weights and other samplers. Everything is a function of explicit parameters: `frozen` has "autoencoder",
 "text_encoder" and "tagger"; the denoiser's tree has "unet" and "controlnet".
